@@ -1,0 +1,42 @@
+"""`anystep <command>`, the same as `python -m anystep <command>`: hands the rest of the line to the main of that name.
+
+Nothing else is imported, so that --help and a mistyped command answer at once.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+
+from anystep.errors import UserError, run_main
+
+COMMANDS = {
+    "train": "train a model: --config NAME|FILE --workdir DIR [--config.x.y=z ...]",
+    "sample": "draw pictures for prompts with a trained model",
+    "evaluate": "measure a trained model at every number of steps: report.json and report.png",
+    "bench": "run a benchmark: anystep bench NAME; without a name, list them",
+}
+
+
+def dispatch(argv):
+    """Runs `argv[0]` as a command with the rest as its arguments; returns its exit code."""
+    command = argv[0] if argv else "--help"
+    if command in ("--help", "-h", "help"):
+        print("usage: anystep <command> [arguments]\n")
+        print("\n".join(f"  {name:10} {meaning}" for name, meaning in COMMANDS.items()))
+        print("\n  --version  print the version\n  --help     print this")
+    elif command == "--version":
+        print(f"anystep {importlib.metadata.version('anystep')}")
+    elif command in COMMANDS:
+        return importlib.import_module(f"anystep.{command}").main(argv[1:])
+    else:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"
+        raise UserError(f"no command {command!r}; {hint}")
+
+
+def main(argv=None):
+    run_main(dispatch, argv)
+
+
+if __name__ == "__main__":
+    main()

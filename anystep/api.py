@@ -1,0 +1,132 @@
+"""What Python users call: `load` a trained model, `sample` pictures from it. The mains and the notebook draw through these two and nothing else."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from anystep import checkpoint, tree, weights
+from anystep.config import from_dict
+from anystep.errors import UserError
+from anystep.guide import classifier_free
+from anystep.nets.build import build_models
+from anystep.path import from_flow_time
+from anystep.sampling import make, sample as run
+from anystep.state import EMA
+from anystep.subjects import to_uint8
+from anystep.times import grid
+from anystep.types import Model, Text
+
+BATCH = 64  # prompts drawn at once: one compilation a step count, whatever the number of prompts
+
+
+class Pipeline(NamedTuple):
+    """A network, its prompt encoder and the config both were built from. `draw` is compiled once for each number of steps."""
+
+    net: Model
+    text: Text
+    config: Any  # ConfigDict
+    draw: Callable
+
+
+def pipeline(config, models=None) -> Pipeline:
+    """A Pipeline of a checked config, without weights."""
+    models = models or build_models(config)
+    draw = jax.jit(functools.partial(_draw, models), static_argnames=("sampler", "ask", "energy_preserving", "guide", "steer", "guided"))
+    return Pipeline(models["net"], models["text"], config, draw)
+
+
+def load(name) -> tuple[Pipeline, dict]:
+    """(model, params) of a model FOLDER (config.json + weights.safetensors) or of a work directory (the averaged weights of its newest checkpoint).
+
+    Raises UserError if there is neither, or if the weights do not fit the config.
+    """
+    folder = epath.Path(name)
+    if not (folder / weights.CONFIG).exists():
+        raise UserError(f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory")
+    if (folder / weights.WEIGHTS).exists():
+        saved, params = weights.load_folder(folder)
+        model = pipeline(from_dict(saved))
+        return model, weights.take(abstract_params(model), params)
+    model = pipeline(from_dict(json.loads((folder / weights.CONFIG).read_text())))
+    _, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, partial=True)
+    return model, state["ema"][EMA]
+
+
+def abstract_params(model: Pipeline):
+    """Shapes of {"net": ..., "text": ...}."""
+    key = jax.random.key(0)
+    return {role: jax.eval_shape(getattr(model, role).init, key) for role in ("net", "text")}
+
+
+def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None) -> np.ndarray:
+    """Pictures uint8 [N, H, W, 3] of a list of prompts.
+
+    steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's scale. steer: Sampler -> Sampler.
+    sampler: "euler" | "heun" | "restart"; ask: "next" | "now" | "zero" | "half"; None takes the config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`.
+    Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt or number of steps.
+    """
+    return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, sampler, ask, times))
+
+
+def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None) -> np.ndarray:
+    """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
+    if isinstance(prompts, str):
+        raise UserError("prompts: a list of texts is expected, got one text")
+    if times is None and not 1 <= steps <= 1000:
+        raise UserError(f"steps: {steps}, allowed 1 to 1000")
+    e = model.config.eval
+    scale = guide if isinstance(guide, int | float) else e.scale
+    shift = model.config.objective.time.shift
+    flow_times = grid(steps, shift) if times is None else jnp.asarray(times, jnp.float32)
+    key = tree.fold(jax.random.key(seed), "sample")
+    null, out = model.text.tokenize([""]), []
+    for first in range(0, len(prompts), BATCH):
+        some = list(prompts[first : first + BATCH])
+        tokens = model.text.tokenize(some + [""] * (min(BATCH, max(len(prompts), 1)) - len(some)))
+        x = model.draw(
+            params,
+            tokens,
+            null,
+            tree.sample_keys(key, "noise", 0, jnp.arange(first, first + len(tokens))),
+            flow_times,
+            float(scale),
+            tuple(float(t) for t in e.interval),
+            sampler=sampler or e.sampler,
+            ask=ask or e.ask,
+            energy_preserving=e.energy_preserving,
+            guide=guide if callable(guide) else None,
+            steer=steer,
+            guided=scale != 1.0,
+        )
+        out.append(np.asarray(x)[: len(some)])
+    return np.concatenate(out) if out else np.zeros((0, *model.net.shape), np.float32)
+
+
+def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampler, ask, energy_preserving, guide, steer, guided):
+    net, text = models["net"], models["text"]
+    cond = text.encode(params["text"], tokens)
+
+    def velocity_under(c):
+        return lambda x, t, s: net.velocity(params["net"], x, t, s, c)
+
+    velocity = velocity_under(cond)
+    if guide is not None:
+        velocity = guide(velocity)
+    elif guided:
+        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), text.encode(params["text"], null))
+        low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
+        velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high))(velocity)
+    walker = make(sampler, velocity, net, ask)
+    if steer is not None:
+        walker = steer(walker)
+    pairs = jax.vmap(jax.random.split)(keys)
+    noise = tree.normal(pairs[:, 0], net.shape)
+    x, _ = run(walker, pairs[:, 1], noise, from_flow_time(net.path, flow_times))
+    return x * jnp.asarray(net.scale) + jnp.asarray(net.shift)
+

@@ -1,0 +1,135 @@
+"""Step time of each objective over flow matching, beside the ratio of their FLOPs; images/s, FLOP/s against a plain matrix product.
+
+    anystep bench steps [--config shapes] [--rounds 5] [--steps 5] [--out FILE.json]
+
+All programs are compiled first, then timed in turn, round after round, so that a slow minute of the machine hits all of them; medians over rounds. The floor is what the
+forward passes alone would cost at the same speed: (3 + 2 / 2) / 3 = 1.33 for self-evaluation on half of the rows (two evaluator passes), 4.1 / 3.0 for a fused tangent pass, 4.8 / 3.7 with
+each block rematerialised.
+"""
+
+import statistics
+import time
+
+from anystep import config as configs
+from anystep import flags
+from anystep.bench import _record as record
+from anystep.errors import run_main
+
+CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, floor)
+    "flow_matching": ([1, 0, 0], [], "flow_matching", 1.0),
+    "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),
+    "consistency": ([0, 0, 1], ["--config.objective.consistency.s_law=zero"], "flow_matching", 4.1 / 3.0),
+    "meanflow": ([0, 0, 1], ["--config.objective.consistency.s_law=uniform"], "flow_matching", 4.1 / 3.0),
+    "flow_matching_remat": ([1, 0, 0], ["--config.model.remat=True"], "flow_matching_remat", 1.0),
+    "consistency_remat": ([0, 0, 1], ["--config.model.remat=True"], "flow_matching_remat", 4.8 / 3.7),
+}
+NAMES = ("flow_matching", "self_evaluation", "consistency")
+
+
+def main(argv):
+    parser = flags.Parser(prog="anystep bench steps", description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="shapes", help="a config name or file")
+    parser.add_argument("--rounds", type=flags.whole(1, 1000), default=5)
+    parser.add_argument("--steps", type=flags.whole(1, 1000), default=5, help="steps of one round")
+    parser.add_argument("--out", default="", help="JSON record to write")
+    args = parser.parse_args(argv)
+    cases = {"configured": (configs.load(["--config", args.config])[0], "flow_matching", None)}
+    for name, (shares, extra, base, floor) in CASES.items():
+        asked = [f"--config.objective.{o}.share={n}" for o, n in zip(NAMES, shares, strict=True)]
+        cases[name] = (configs.load(["--config", args.config, *asked, *extra])[0], base, floor)
+    running = {name: Case(config) for name, (config, _, _) in cases.items()}
+    seconds = {name: [] for name in cases}
+    products = []
+    for _ in range(args.rounds):
+        products.append(matrix_product_rate())
+        for name, case in running.items():
+            seconds[name].append(case.run(args.steps))
+    rows = {}
+    for name, (config, base, floor) in cases.items():
+        median = statistics.median(seconds[name])
+        rows[name] = {
+            "ms_per_step": 1e3 * median,
+            "over_flow_matching": statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True)),
+            "flops_ratio": running[name].flops / running[base].flops,
+            "floor": floor,
+            "images_per_second": config.data.batch / median,
+            "flops_per_second": running[name].flops / median,
+            "share_of_matrix_product": running[name].flops / median / statistics.median(products),
+            "compile_seconds": running[name].compile_seconds,
+        }
+    result = {"config": args.config, "matrix_product_flops_per_second": statistics.median(products), "cases": rows}
+    print(table(result))
+    if args.out:
+        record.write(args.out, "anystep bench steps " + " ".join(argv), result)
+
+
+class Case:
+    """A compiled training step on one repeated batch."""
+
+    def __init__(self, config):
+        import numpy as np
+
+        from anystep.optim import make_optimizer
+        from anystep.nets.build import build_models
+        from anystep.state import init_state
+        from anystep.train import abstract_batch
+        from anystep.train_step import count_flops, make_train_step
+
+        models = build_models(config)
+        optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
+        shapes = abstract_batch(config, models)
+        self.flops = count_flops(config, models, optimizers, shapes)
+        rng = np.random.default_rng(0)
+        rows = config.data.batch
+        tokens = np.repeat(models["text"].tokenize(["a red ring left of a blue square"]), rows, 0)
+        self.batch = {
+            "x0": rng.uniform(-1, 1, shapes["x0"].shape).astype(np.float32),
+            "index": np.arange(rows, dtype=np.int32),
+            "cond": {"tokens": tokens},
+        }
+        self.state = init_state(models, optimizers, config.seed)
+        began = time.perf_counter()
+        self.step = make_train_step(config, models, optimizers)
+        self.run(1)
+        self.compile_seconds = time.perf_counter() - began
+
+    def run(self, steps):
+        """Seconds per step."""
+        import jax
+
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.state, metrics = self.step(self.state, {}, self.batch)
+        jax.block_until_ready((self.state, metrics))
+        return (time.perf_counter() - began) / steps
+
+
+def matrix_product_rate(n=1024, repeats=4):
+    """FLOP/s of a plain float32 product of two n x n matrices, in the same minute as the steps."""
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((n, n), jnp.float32)
+    product = jax.jit(lambda a, b: a @ b)
+    product(a, a).block_until_ready()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        out = product(a, a)
+    out.block_until_ready()
+    return repeats * 2 * n**3 / (time.perf_counter() - began)
+
+
+def table(result):
+    lines = [f"config {result['config']}; plain matrix product {result['matrix_product_flops_per_second'] / 1e9:.1f} GFLOP/s", ""]
+    lines.append(f"{'objective':22}{'ms/step':>9}{'ratio':>8}{'FLOPs':>8}{'floor':>8}{'images/s':>10}{'GFLOP/s':>9}{'of product':>12}{'compile s':>11}")
+    for name, r in result["cases"].items():
+        floor = "" if r["floor"] is None else f"{r['floor']:.2f}"
+        lines.append(
+            f"{name:22}{r['ms_per_step']:9.1f}{r['over_flow_matching']:8.2f}{r['flops_ratio']:8.2f}{floor:>8}{r['images_per_second']:10.0f}"
+            f"{r['flops_per_second'] / 1e9:9.1f}{r['share_of_matrix_product']:12.0%}{r['compile_seconds']:11.1f}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_main(main)

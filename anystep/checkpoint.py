@@ -1,0 +1,178 @@
+"""Training checkpoints: WORKDIR/checkpoints/<step>/. The only file that imports orbax.
+
+One checkpoint is the train state (a tree of arrays, written as nested dicts under the names of its fields and keys) and, in orbax's custom
+metadata, one JSON object: {"info": what the caller wants to find again, "iterator": the data iterator's own state, "leaves": {name: [shape,
+dtype, digest]}, "crc32": of the other three}.
+
+- The iterator's state goes into the JSON and not through grain's own saving, which writes one file per process and refuses another process
+  count; the streams of this house count global batches, so that one state serves every process.
+- Orbax restores a flipped bit in array data without a word. So every leaf has a digest, sum_i bits_i (2 i + 1) mod 2^32 over its words in C
+  order: odd factors make every single flipped bit visible, positions make most swaps visible, and a wrapping sum is exact in any order,
+  hence on any sharding.
+- What is committed is read from the disk: orbax renames (or, on object stores, marks) a finished directory; a killed save leaves a
+  temporary one.
+"""
+
+import functools
+import json
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from anystep.errors import UserError
+from anystep.tree import nest, paths
+
+MARK = "commit_success.txt"  # written last, on every backend
+FOLDER = "checkpoints"
+
+
+def save(workdir, step: int, state, iterator=None, info: dict | None = None, keep: int = 0) -> Callable[[], bool]:
+    """Starts to write `state` as checkpoint `step` and returns as soon as the arrays are copied; an older checkpoint of that step is
+    replaced.
+
+    Returns `wait() -> bool`: blocks until the checkpoint is committed, then deletes all but the newest `keep` (0 = none deleted) of those
+    up to `step`. Call it before the next `save` and before leaving. A disk that is full or read-only costs a line on stderr and False, not
+    the run.
+    """
+    leaves = paths(state)
+    note = {"info": info or {}, "iterator": None if iterator is None else iterator.get_state(), "leaves": _describe(leaves)}
+    note = json.loads(json.dumps(note))  # tuples become lists, and what is no JSON raises here and not in a thread
+    target = _step_path(workdir, step)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        response = ocp.save_async(target, nest(leaves), overwrite=True, custom_metadata=note | {"crc32": _crc32(note)})
+    except OSError as error:
+        return functools.partial(_not_written, step, error)
+
+    def wait() -> bool:
+        try:
+            response.result()
+        except Exception as error:  # tensorstore and orbax raise many types for one full disk
+            return _not_written(step, error)
+        if keep and jax.process_index() == 0:
+            for old in [kept for kept in committed_steps(workdir) if kept <= step][:-keep]:
+                _step_path(workdir, old).rmtree()
+        return True
+
+    return wait
+
+
+def committed_steps(workdir) -> list[int]:
+    """Steps of the finished checkpoints on disk, increasing. Never from orbax's memory: another process may have written or deleted."""
+    folder = epath.Path(workdir) / FOLDER
+    if not folder.exists():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit() and (entry / MARK).exists())
+
+
+def restore(workdir, abstract, iterator=None, step: int | None = None, partial: bool = False) -> tuple[int, Any, dict]:
+    """(step, state, info) of checkpoint `step`, or of the newest for None; `iterator`, if given, is moved to where it stood.
+
+    `abstract` is the tree to fill: jax.ShapeDtypeStruct with sharding (any mesh, any number of devices) or numpy arrays for host memory.
+    With `partial` the checkpoint may hold more than is asked. A checkpoint that cannot be read costs one line on stderr and the one before
+    it is taken. UserError: no readable checkpoint; or names, shapes or dtypes that differ from those saved.
+    """
+    steps = [saved for saved in committed_steps(workdir) if step is None or saved <= step]
+    if not steps or (step is not None and steps[-1] != step):
+        raise UserError(f"{epath.Path(workdir) / FOLDER}: no finished checkpoint{'' if step is None else f' of step {step}'}")
+    for candidate in reversed(steps):
+        try:
+            state, note = _read(_step_path(workdir, candidate), abstract, partial)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged file makes orbax, tensorstore or json raise
+            _warn(f"checkpoint {candidate} cannot be read, trying the one before", error)
+            continue
+        if iterator is not None and note["iterator"] is not None:
+            iterator.set_state(note["iterator"])
+        return candidate, state, note["info"]
+    raise UserError(f"{epath.Path(workdir) / FOLDER}: none of the checkpoints {steps} can be read")
+
+
+def saved_tree(workdir, step: int) -> dict:
+    """What checkpoint `step` holds, as nested dicts of jax.ShapeDtypeStruct: a branch of it can be handed to `restore(...,
+    partial=True)`."""
+    leaves = _read_note(_step_path(workdir, step))["leaves"]
+    return nest({name: jax.ShapeDtypeStruct(tuple(shape), jnp.dtype(dtype)) for name, (shape, dtype, _) in leaves.items()})
+
+
+def _read(path, abstract, partial: bool):
+    note, wanted = _read_note(path), paths(abstract)
+    _refuse_changes(path, wanted, note["leaves"], partial)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
+    with context:
+        loaded = paths(ocp.load(path, nest({name: _at_home(leaf) for name, leaf in wanted.items()})))
+    broken = [name for name, found in _describe(loaded).items() if found != note["leaves"][name]]
+    if broken:
+        raise ValueError(f"the bytes of {', '.join(broken[:8])} are not those that were saved")
+    return jax.tree.unflatten(jax.tree.structure(abstract), [loaded[name] for name in wanted]), note
+
+
+def _read_note(path) -> dict:
+    note = dict(ocp.metadata(path).custom_metadata or {})
+    if note.pop("crc32", None) != _crc32(note):
+        raise ValueError("the JSON object beside the arrays is missing or not what was saved")
+    return note
+
+
+def _crc32(note: dict) -> int:
+    return zlib.crc32(json.dumps(note, sort_keys=True).encode())
+
+
+def _refuse_changes(path, wanted: dict, saved: dict, partial: bool) -> None:
+    kinds = {name: (list(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in wanted.items()}
+    found = {name: (shape, dtype) for name, (shape, dtype, _) in saved.items()}
+    changed = sorted(name for name in set(kinds) & set(found) if kinds[name] != found[name])
+    parts = {
+        "missing": sorted(set(kinds) - set(found)),
+        "unused": [] if partial else sorted(set(found) - set(kinds)),
+        "mis-shaped": [f"{name} (wanted {kinds[name]}, saved {found[name]})" for name in changed],
+    }
+    lines = [f"{len(names)} {word}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" for word, names in parts.items() if names]
+    if lines:
+        raise UserError(f"{path}: saved by another model or optimizer: {'; '.join(lines)}")
+
+
+def _at_home(leaf):
+    """Without a sharding orbax would look for the devices of the machine that saved."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) and leaf.sharding is None:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=jnp.zeros(()).sharding)
+    return leaf
+
+
+def _describe(leaves: dict) -> dict[str, list]:
+    """Name -> [shape, dtype, digest]."""
+    sums = {name: _digest(leaf) for name, leaf in leaves.items()}  # all dispatched before the first is waited for
+    return {name: [list(leaf.shape), str(np.dtype(leaf.dtype)), int(sums[name])] for name, leaf in leaves.items()}
+
+
+@jax.jit
+def _digest(leaf):
+    bits = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
+    words = jax.lax.bitcast_convert_type(bits, {1: jnp.uint8, 2: jnp.uint16}.get(bits.dtype.itemsize, jnp.uint32)).astype(jnp.uint32)
+    position, stride = jnp.zeros((), jnp.uint32), 1
+    for axis in reversed(range(words.ndim)):  # not reshape(-1): that would gather a sharded array
+        position = position + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= words.shape[axis]
+    return jnp.sum(words * (2 * position + 1), dtype=jnp.uint32)
+
+
+def _step_path(workdir, step: int):
+    return epath.Path(workdir) / FOLDER / str(step)
+
+
+def _not_written(step: int, error: Exception) -> bool:
+    _warn(f"checkpoint {step} was not written, the run goes on", error)
+    return False
+
+
+def _warn(what: str, error: Exception) -> None:
+    print(f"WARNING: {what} ({type(error).__name__}: {' '.join(str(error).split())[:300]})", file=sys.stderr, flush=True)

@@ -1,0 +1,191 @@
+"""The table of all fields: dotted path -> type, range or choices, meaning; and what a field takes, from Python and from a command line.
+
+Not here: rules between fields (`rules`), files and flags (`anystep.config`).
+"""
+
+import ast
+import math
+from typing import NamedTuple
+
+from anystep.shapes.silhouette import COLORS, SILHOUETTES
+
+
+class Field(NamedTuple):
+    kind: type
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple = ()
+    item: "Field | None" = None  # of a tuple
+    lengths: tuple[int, float] = (1, math.inf)  # of a tuple: least, most
+
+
+def whole(meaning, low, high=2**31 - 1):
+    return Field(int, meaning, low, high)
+
+
+def real(meaning, low=-1e6, high=1e6):
+    return Field(float, meaning, low, high)
+
+
+def one_of(meaning, *choices):
+    return Field(str, meaning, choices=choices)
+
+
+def switch(meaning):
+    return Field(bool, meaning)
+
+
+def word(meaning):
+    return Field(str, meaning)
+
+
+def many(meaning, item, least=1, most=math.inf):
+    return Field(tuple, meaning, item=item, lengths=(least, most))
+
+
+POSITIVE = 1e-6  # the smallest value of a number that must not be 0
+LARGEST_TIME = math.pi / 2  # of the paths that a config can name
+
+FIELDS = {
+    "seed": whole("of every draw", 0, 2**32 - 1),
+    "data.kind": one_of("what the model learns to draw", "shapes", "pictures", "mixture2d"),
+    "data.batch": whole("rows of the global batch", 1),
+    "data.size": whole("pixels a side", 1, 4096),
+    "model.net": one_of("backbone", "sana", "mlp"),
+    "model.width": whole("channels of the residual stream", 1, 65536),
+    "model.depth": whole("blocks", 1, 1024),
+    "model.heads": whole("heads of self-attention", 1, 1024),
+    "model.patch": whole("pixels a side of one token", 1, 64),
+    "model.attention": one_of("self-attention", "softmax", "linear"),
+    "model.cross_heads": whole("heads of the attention to the prompt", 1, 1024),
+    "model.ffn": one_of("feed-forward", "mlp", "conv"),
+    "model.mlp_ratio": real("hidden channels of the feed-forward over width", 0.1, 64.0),
+    "model.positions": one_of("position embedding", "sincos", "none"),
+    "model.qk_norm": switch("normalise queries and keys"),
+    "model.stem": whole("channels of the convolutions before and after the blocks, 0 = none", 0, 65536),
+    "model.predicts": one_of("what the network puts out", "x0", "v"),
+    "model.time_frequency": real("highest of the time embedding, rad per unit time", POSITIVE, 1e6),
+    "model.scan": switch("one scanned block: compiles faster"),
+    "model.remat": switch("recompute each block in the backward pass: less memory, more time"),
+    "model.dtype": one_of("of activations; weights are float32", "float32", "bfloat16"),
+    "model.shift": real("mean of the data at the door: unit = (door - shift) / scale"),
+    "model.scale": real("standard deviation of the data at the door", POSITIVE, 1e6),
+    "model.text.vocabulary": whole("rows of the table of hashed words", 3, 2**24),
+    "model.text.length": whole("tokens of a prompt, its start included", 2, 4096),
+    "model.text.width": whole("channels of the prompt encoder", 1, 65536),
+    "model.text.depth": whole("layers of the prompt encoder", 0, 1024),
+    "model.text.heads": whole("heads of the prompt encoder", 1, 1024),
+    "path.name": one_of("x_t = alpha(t) x0 + sigma(t) noise", "linear", "trig"),
+    "objective.time.law": one_of("of t before the shift", "logit_normal", "uniform"),
+    "objective.time.mean": real("of the normal in logit_normal", -20.0, 20.0),
+    "objective.time.std": real("of the normal in logit_normal", POSITIVE, 20.0),
+    "objective.time.shift": real("t -> shift t / (1 + (shift - 1) t), 1 = none, more = noisier", 0.01, 100.0),
+    "objective.prompt_dropout": real("share of rows that see the null prompt", 0.0, 1.0),
+    "objective.flow_matching.share": whole("rows in each group of sum-of-shares rows, 0 = off", 0, 1024),
+    "objective.flow_matching.weight": real("of its mean in the loss", 0.0, 1e6),
+    "objective.self_evaluation.share": whole("rows in each group of sum-of-shares rows, 0 = off", 0, 1024),
+    "objective.self_evaluation.weight": real("of its mean in the loss", 0.0, 1e6),
+    "objective.self_evaluation.start": whole("first step that it counts in", 0),
+    "objective.self_evaluation.s_min": real("smallest s / t that is asked", 0.0, 1.0),
+    "objective.self_evaluation.anneal": whole("steps over which it comes in", 0),
+    "objective.self_evaluation.renorm": switch("give the target the norm of the prediction"),
+    "objective.self_evaluation.dropped": one_of("rows without a prompt: ask s = t, or keep s", "diagonal", "keep"),
+    "objective.consistency.share": whole("rows in each group of sum-of-shares rows, 0 = off", 0, 1024),
+    "objective.consistency.weight": real("of its mean in the loss", 0.0, 1e6),
+    "objective.consistency.start": whole("first step that it counts in", 0),
+    "objective.consistency.s_law": one_of("asked s: 0 (sCM) or anywhere in [0, t] (MeanFlow)", "zero", "uniform"),
+    "objective.consistency.warmup": whole("steps over which the tangent comes in", 0),
+    "objective.consistency.tangent_norm": one_of("what tames the tangent", "none", "clip", "l2", "rms"),
+    "objective.consistency.weighting": one_of("of a sample: plain, or by the inverse of its error", "none", "adaptive"),
+    "optim.name": one_of("optimizer", "adamw", "muon"),
+    "optim.lr": real("learning rate after the warm-up", 0.0, 100.0),
+    "optim.final_lr": real("of the cosine, as a fraction of lr", 0.0, 1.0),
+    "optim.warmup": whole("steps of linear warm-up", 0),
+    "optim.b1": real("decay of the first moment", 0.0, 0.999999),
+    "optim.b2": real("decay of the second moment", 0.0, 0.999999),
+    "optim.weight_decay": real("decoupled", 0.0, 100.0),
+    "optim.clip": real("largest norm of the gradient, 0 = no clipping", 0.0, 1e6),
+    "optim.ema": real("decay of the averaged weights", 0.0, 0.999999),
+    "train.steps": whole("updates", 1),
+    "train.log_every": whole("steps between rows of metrics.jsonl", 1),
+    "train.sample_every": whole("steps between sample pictures, 0 = none", 0),
+    "eval.steps": many("numbers of steps to report, increasing", whole("", 1, 10000)),
+    "eval.prompts": whole("pictures drawn for each number of steps", 1),
+    "eval.scale": real("guidance scale, 1 = none", 0.0, 1000.0),
+    "eval.energy_preserving": switch("rescale the guided velocity to the norm of the unguided"),
+    "eval.interval": many("t_low, t_high: guidance only in between", real("", 0.0, LARGEST_TIME), 2, 2),
+    "eval.sampler": one_of("how to walk", "euler", "heun", "restart"),
+    "eval.ask": one_of("s that the sampler asks for: t_next, t, 0 or t / 2", "next", "now", "zero", "half"),
+    "mesh.data": whole("devices over which the batch is split, -1 = all that fsdp leaves", -1),
+    "mesh.fsdp": whole("devices over which parameters are sharded and the batch is split again", 1),
+    "checkpoint.every": whole("steps between checkpoints", 1),
+    "checkpoint.keep": whole("newest checkpoints to keep", 1),
+    "init_from": word("'' or a work directory or model folder to take weights from"),
+}
+
+DATA = {  # fields of one data.kind only
+    "shapes": {
+        "data.shapes": many("silhouettes", one_of("", *SILHOUETTES), 2),
+        "data.colors": many("of the silhouettes", one_of("", *COLORS), 2),
+        "data.max_objects": whole("in one scene", 2, 3),
+        "data.color_words": real("share of captions that name the colours, where both can be", 0.0, 1.0),
+        "data.wrong_relation": real("share of position captions with another relation than the picture's", 0.0, 1.0),
+        "data.missing_relation": real("share of position captions without their relation", 0.0, 1.0),
+    },
+    "pictures": {
+        "data.path": word("folder of pictures with captions, or .npz"),
+        "data.style_captions": switch("add the style of a picture to its caption"),
+        "data.dev_share": real("share of pictures held out", 0.0, 0.5),
+        "data.background": one_of("behind transparent pixels", "white", "random"),
+    },
+    "mixture2d": {
+        "data.modes": whole("Gaussians on a circle", 1, 1024),
+    },
+}
+
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def allowed(field):
+    """What may stand in a field, in words."""
+    if field.item:
+        least, most = field.lengths
+        return f"{least}{' or more' if most > least else ''}, each {allowed(field.item)}"
+    if field.choices:
+        return "one of " + ", ".join(field.choices)
+    if math.isinf(field.low):
+        return NAMES[field.kind]
+    if field.high == 2**31 - 1:
+        return f"{NAMES[field.kind]} >= {field.low}"
+    return f"{NAMES[field.kind]} in [{field.low:.7g}, {field.high:.10g}]"
+
+
+def fit(field, value):
+    """`value` in the field's own type (a whole number is a number, a list a tuple), or ValueError."""
+    if field.kind is tuple:
+        if not isinstance(value, (tuple, list)) or not field.lengths[0] <= len(value) <= field.lengths[1]:
+            raise ValueError
+        return tuple(fit(field.item, item) for item in value)
+    if field.kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not field.kind or (field.choices and value not in field.choices):
+        raise ValueError
+    if field.kind in (int, float) and not field.low <= value <= field.high:
+        raise ValueError
+    return value
+
+
+def parse(field, text):
+    """The value that a command line means; text that means none is returned as it is, for `fit` to refuse."""
+    if field.kind is str:
+        return text
+    if field.kind is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if field.kind is tuple:
+        inside = text.strip().removeprefix("(").removeprefix("[").removesuffix(")").removesuffix("]")
+        return tuple(parse(field.item, item.strip().strip("'\"")) for item in inside.split(",") if item.strip())
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

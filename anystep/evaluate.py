@@ -1,0 +1,65 @@
+"""`anystep evaluate`: how often a model draws what was asked, at every step count; report.json and report.png.
+
+The scores are made in `evals`, the pictures in `logs`; prompts and what is right come from `subjects`.
+"""
+
+import json
+
+from etils import epath
+
+from anystep import flags, logs
+from anystep.errors import UserError, run_main
+
+
+def parse(argv):
+    """The checked flags."""
+    parser = flags.Parser(prog="anystep evaluate", description="Score a model at every step count.")
+    parser.add_argument("--model", required=True, help="name of a released model, folder of a saved one, or work directory of a run")
+    parser.add_argument("--steps", type=flags.steps, help="step counts, such as 1,2,4,8,32 (default: the model's config.eval.steps)")
+    parser.add_argument("--prompts", type=flags.whole(1, 100_000), help="number of prompts (default: config.eval.prompts)")
+    parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the prompts and of the noise")
+    parser.add_argument("--split", choices=("test", "dev"), help="compare on test, tune on dev (default: test; dev where there is no test)")
+    parser.add_argument("--scale", type=flags.real(0.0, flags.MOST_SCALE), help="guidance scale, 1 = none (default: config.eval.scale)")
+    parser.add_argument("--out", help="folder for report.json and report.png (default: the model's folder, or the current one)")
+    return parser.parse_args(argv)
+
+
+def main(argv):
+    """Parse, load, draw and judge at each step count, print the table, write the report. Raises UserError for what the user can mend."""
+    args = parse(argv)
+    out = flags.folder(args.out or (args.model if epath.Path(args.model).is_dir() else "."), "--out")
+
+    from anystep import api, evals  # after the flags: a typing error should not wait for jax
+    from anystep.subjects import subject
+
+    # ---------------------------------------------------------------- what is asked
+    model, params = api.load(args.model)
+    settings = model.config.eval
+    scale = settings.scale if args.scale is None else args.scale
+    split = args.split or ("test" if model.config.data.kind == "shapes" else "dev")
+    metadata, judge, show = subject(model.config.data, args.prompts or settings.prompts, split, args.seed)
+    if judge is None:
+        raise UserError(f"--model {args.model!r}: learned data.kind = {model.config.data.kind!r}, for which there is no judge")
+
+    # ---------------------------------------------------------------- what it draws
+    drawn = {}
+
+    def draw(prompts, count):
+        drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=scale)
+        return drawn[count]
+
+    guide = {name: settings[name] for name in ("energy_preserving", "interval", "sampler", "ask")} | {"scale": scale}
+    counts = args.steps or tuple(settings.steps)
+    report = evals.any_step_report(draw, metadata, counts, judge, split=split, seed=args.seed, guide=guide)
+
+    # ---------------------------------------------------------------- what a person sees
+    name = epath.Path(args.model).name
+    how = f"guidance {scale:g}, {settings.sampler} sampler, seed {args.seed}; bars: one standard error"
+    page = logs.report_picture(report, show(drawn), f"anystep: {name}", f"{len(metadata)} {split} prompts, {how}")
+    (out / "report.json").write_text(json.dumps({"model": name} | report, indent=1) + "\n")
+    logs.save(page, out / "report.png")
+    print(f"{evals.table(report)}\n\n{out / 'report.json'}\n{out / 'report.png'}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,80 @@
+"""What the flags of `sample` and `evaluate` share: their parser and their types. A mistake is a UserError before a device is touched.
+
+Which flags there are is said in each main. Config flags (`--config.a.b=c`) live in `config`.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from etils import epath
+
+from anystep.errors import UserError
+
+MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE = 1000, 16, 2**31 - 1, 100.0
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are UserErrors; no abbreviations."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A flag type: an integer in [low, high]."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is not a whole number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is outside {low}..{high}")
+        return value
+
+    return read
+
+
+def real(low: float, high: float) -> Callable[[str], float]:
+    """A flag type: a number in [low, high]; nan is in no interval."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is not a number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is outside {low:g}..{high:g}")
+        return value
+
+    return read
+
+
+def steps(text: str) -> tuple[int, ...]:
+    """A flag type: step counts such as "1,2,4,8,32", each once, in the order given."""
+    counts = tuple(whole(1, MOST_STEPS)(part) for part in text.split(","))
+    if len(counts) > MOST_COLUMNS:
+        raise argparse.ArgumentTypeError(f"{len(counts)} step counts, at most {MOST_COLUMNS} are allowed")
+    if len(set(counts)) < len(counts):
+        raise argparse.ArgumentTypeError(f"{_short(text)} names a step count twice")
+    return counts
+
+
+def folder(path: Any, flag: str) -> epath.Path:
+    """`path` as a folder that exists from now on. UserError when it cannot be made: better now than after an hour of drawing."""
+    path = epath.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            raise NotADirectoryError
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag}: {_short(str(path))} is no folder and cannot be made one ({type(error).__name__})") from None
+    return path
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")

@@ -1,0 +1,90 @@
+"""Metrics as flat JSON lines, appended and never rewritten; a copy to TensorBoard or Weights & Biases for those who ask.
+
+A row is one line and one write, so a reader never sees two rows mixed. A process that dies inside a write leaves a half line: the next
+writer starts a new line after it and `read_rows` leaves it out. Numbers keep six significant digits; nan and inf, which JSON does not
+know, become null.
+"""
+
+import importlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from anystep.errors import UserError
+
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if hasattr(value, "item"):  # numpy and jax scalars
+        if getattr(value, "size", 1) != 1:
+            raise ValueError(f"{name}: a metric is one number, not an array of shape {value.shape}")
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise ValueError(f"{name}: a metrics row is flat, {type(value).__name__} is neither a number, a text nor a truth value")
+
+
+class JsonlWriter:
+    """`write(row)` appends one line to `path` and flushes it. `also`: any of "tensorboard", "wandb"; their files go beside `path`."""
+
+    def __init__(self, path: Any, also: Sequence[str] = ()):
+        self.path = epath.Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._mend()
+        self._also = [_sink(name, self.path.parent) for name in also]
+
+    def _mend(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            if file.seek(0, 2) == 0:
+                return
+            file.seek(-1, 2)
+            whole = file.read(1) == b"\n"
+        if not whole:
+            self._append(b"\n")
+
+    def _append(self, line: bytes) -> None:
+        # opened for each row: the file may be moved or rotated meanwhile, and an object store keeps nothing before the close
+        with self.path.open("ab") as file:
+            file.write(line)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append `row`; values are numbers, numpy or jax scalars, texts, truth values or None. ValueError on anything nested."""
+        flat = {name: _plain(name, value) for name, value in row.items()}
+        self._append((json.dumps(flat, allow_nan=False) + "\n").encode())
+        for sink in self._also:
+            sink({name: value for name, value in flat.items() if isinstance(value, int | float)}, flat.get("step"))
+
+
+def _sink(name: str, folder: epath.Path):
+    if name not in _PACKAGES:
+        raise UserError(f"metrics writer {name!r} is unknown: use one of {', '.join(_PACKAGES)}")
+    try:
+        package = importlib.import_module(_PACKAGES[name])
+    except ImportError:
+        raise UserError(f"metrics writer {name!r} needs the package {_PACKAGES[name]}: pip install {_PACKAGES[name]}") from None
+    if name == "wandb":
+        run = package.init(project="anystep", dir=str(folder), resume="allow")
+        return lambda row, step: run.log(row, step=step)
+    events = package.SummaryWriter(str(folder))
+    return lambda row, step: [events.add_scalar(key, value, step) for key, value in row.items()]
+
+
+def read_rows(path: Any) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file in their order; lines that are no JSON object (a write that was cut) are left out."""
+    rows = []
+    for line in epath.Path(path).read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows

@@ -1,0 +1,62 @@
+"""One attention for the house: `attend`, softmax or ReLU-linear, safe under forward mode.
+
+    softmax   o = softmax(q k' / sqrt(d) + mask) v                        computed in float32
+    linear    o_n = sum_m relu(q_n).relu(k_m) v_m / sum_m relu(q_n).relu(k_m)        SANA (2410.10629), float32, O(N d^2)
+
+Plain einsums on purpose: every stock fused kernel is a custom_vjp that refuses `jax.jvp`, and only at lowering.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-6):
+    """q [B, N, h, d], k and v [B, M, h, d], mask [B, M] bool -> (o [B, N, h, d], maps).
+
+    capture [B, objects, M] contracts the text axis of the softmax probabilities: maps [B, h, objects, N] float32, or None without it.
+    A row whose keys are all masked attends evenly rather than giving NaN.
+    """
+    dtype = q.dtype
+    q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
+    if kind == "linear":
+        if mask is not None or capture is not None:
+            raise ValueError("attend: linear attention takes neither a mask nor a capture")
+        q, k = jax.nn.relu(q), jax.nn.relu(k)
+        state = jnp.einsum("bmhd,bmhe->bhde", k, v)
+        top = jnp.einsum("bnhd,bhde->bnhe", q, state)
+        bottom = jnp.einsum("bnhd,bhd->bnh", q, jnp.sum(k, axis=1))
+        return (top / (bottom[..., None] + eps)).astype(dtype), None
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) * (q.shape[-1] ** -0.5)
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, -1e4)
+    probabilities = jax.nn.softmax(logits, axis=-1)
+    maps = None if capture is None else jnp.einsum("bhnm,bom->bhon", probabilities, capture.astype(jnp.float32))
+    return jnp.einsum("bhnm,bmhd->bnhd", probabilities, v).astype(dtype), maps
+
+
+class Attention(nn.Module):
+    """Projections around `attend`; RMS norm of q and k over the full width, before the heads are split (SANA's "rms_norm_across_heads")."""
+
+    heads: int
+    kind: str = "softmax"
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, context=None, mask=None, capture=None):
+        width = x.shape[-1]
+        context = x if context is None else context
+
+        def project(name, y):
+            return nn.Dense(width, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(y)
+
+        q, k, v = project("q", x), project("k", context), project("v", context)
+        if self.qk_norm:
+            q = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="q_norm")(q)
+            k = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="k_norm")(k)
+        q, k, v = (a.reshape(*a.shape[:2], self.heads, width // self.heads) for a in (q, k, v))
+        out, maps = attend(q, k, v, self.kind, mask, capture)
+        out = nn.Dense(width, dtype=self.dtype, name="out")(out.reshape(*x.shape))
+        return out, maps

@@ -1,0 +1,27 @@
+"""From a config to Models: the one place where config words choose a network."""
+
+from anystep.nets import mlp, sana, text
+from anystep.path import PATHS
+
+
+def build_models(config, constrain=lambda x: x):
+    """{"net": Model, "text": Text} of a config (attribute access; see anystep.config for its fields)."""
+    m, t = config.model, config.model.text
+    shape = (1, 1, 2) if config.data.kind == "mixture2d" else (config.data.size, config.data.size, 3)
+    common = {"path": PATHS[config.path.name], "ends": ends(config.objective), "gap": gap(config.objective), "shift": m.shift, "scale": m.scale}
+    if m.net == "mlp":
+        net = mlp.build(mlp.Options(shape, m.width, m.depth, m.time_frequency), t.width, **common)
+    else:
+        fields = {name: m[name] for name in sana.Options._fields if name != "shape"}
+        net = sana.build(sana.Options(shape=shape, **fields), t.width, **common, constrain=constrain)
+    return {"net": net, "text": text.build(t.vocabulary, t.length, t.width, t.depth, t.heads)}
+
+
+def ends(objective):
+    """What s < t will have been trained to mean."""
+    judged, mapped = objective.self_evaluation.share > 0, objective.consistency.share > 0
+    return {(False, False): "none", (True, False): "renoise", (False, True): "map", (True, True): "hybrid"}[judged, mapped]
+
+
+def gap(objective):
+    return objective.self_evaluation.s_min if ends(objective) == "hybrid" else 0.0

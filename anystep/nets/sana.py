@@ -1,0 +1,189 @@
+"""The default backbone: a diffusion transformer of SANA's kind (2410.10629, 2503.09641) with a second time.
+
+    tokens = patchify(stem(x))                         stem and head: 3x3 convolutions at full resolution, optional (SANA has none)
+    e      = MLP(sin t) + MLP_s(sin (t - s))           the second time is zero-initialised: at first the network does not see s
+    m      = Dense(SiLU e) in R^{6 D}, shared by all blocks; each block adds its own table [6, D]
+    block    x += gate1 attention(modulate(LN x));  x += cross(x, text);  x += gate2 feed_forward(modulate(LN x))
+    out      modulate(LN x) -> unpatchify -> head -> v, or x0 with u = (x_t - x0) / max(t, 0.05)
+
+Self-attention is softmax or ReLU-linear, the feed-forward an MLP or SANA's gated depthwise convolution, positions sin-cos or none.
+Parameters are {"embed", "blocks", "head"}; every leaf of "blocks" has the layer axis first.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from anystep.nets.attention import Attention
+from anystep.nets.blocks import Conv3x3, GatedConv, LayerNorm, Mlp, TimeEmbedding, modulate, sincos_positions
+from anystep.path import LINEAR, coefficients, compose, expand
+from anystep.types import Model, Path
+
+SIGMA_MIN = 0.05  # an x0-prediction is not divided by less: the velocity of nearly clean pictures is noise of the network, magnified
+
+
+class Options(NamedTuple):
+    """shape (H, W, C) of a sample; width divisible by heads and cross_heads; H and W divisible by patch."""
+
+    shape: tuple[int, int, int] = (16, 16, 3)
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    cross_heads: int = 4
+    patch: int = 4
+    attention: str = "softmax"
+    ffn: str = "mlp"
+    mlp_ratio: float = 4.0
+    positions: str = "sincos"
+    qk_norm: bool = True
+    stem: int = 32
+    predicts: str = "x0"
+    time_frequency: float = 4.0
+    scan: bool = True
+    remat: bool = False
+    dtype: str = "float32"
+
+    @property
+    def grid(self):
+        return self.shape[0] // self.patch, self.shape[1] // self.patch
+
+
+class Embed(nn.Module):
+    o: Options
+
+    @nn.compact
+    def __call__(self, x, t, s, text):
+        o, dtype = self.o, jnp.dtype(self.o.dtype)
+        x = x.astype(dtype)
+        stem = x
+        if o.stem:
+            stem = nn.silu(Conv3x3(o.stem, dtype, name="stem_in")(x))
+            stem = stem + nn.silu(Conv3x3(o.stem, dtype, name="stem_out")(stem))
+        tokens = nn.Dense(o.width, dtype=dtype, name="patches")(patchify(stem, o.patch))
+        if o.positions == "sincos":
+            tokens = tokens + sincos_positions(*o.grid, o.width)[None].astype(dtype)
+        e = TimeEmbedding(o.width, o.time_frequency, name="time")(t)
+        e = e + TimeEmbedding(o.width, o.time_frequency, zero=True, name="second_time")(t - s)
+        m = nn.Dense(6 * o.width, kernel_init=nn.initializers.normal(0.02), name="modulation")(nn.silu(e))
+        y = nn.Dense(o.width, dtype=dtype, name="text_in")(text.astype(dtype))
+        y = nn.Dense(o.width, dtype=dtype, name="text_out")(jax.nn.gelu(y, approximate=True))
+        y = nn.RMSNorm(epsilon=1e-5, dtype=dtype, name="text_norm")(y)
+        return tokens, {"e": e, "modulation": m.reshape(-1, 6, o.width), "text": y, "stem": stem}
+
+
+class Block(nn.Module):
+    o: Options
+
+    @nn.compact
+    def __call__(self, x, modulation, text, mask, capture=None):
+        o, dtype = self.o, jnp.dtype(self.o.dtype)
+        table = self.param("table", block_table, (6, o.width))
+        m = (modulation + table[None]).astype(dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = (m[:, i] for i in range(6))
+        y, _ = Attention(o.heads, o.attention, o.qk_norm, dtype=dtype, name="attention")(modulate(LayerNorm()(x), shift1, scale1))
+        x = x + gate1[:, None, :] * y
+        y, maps = Attention(o.cross_heads, "softmax", o.qk_norm, qkv_bias=True, dtype=dtype, name="cross")(x, text, mask, capture)
+        x = x + y
+        feed_forward = Mlp(o.mlp_ratio, dtype, name="mlp") if o.ffn == "mlp" else GatedConv(o.grid, o.mlp_ratio, dtype, name="conv")
+        return x + gate2[:, None, :] * feed_forward(modulate(LayerNorm()(x), shift2, scale2)), maps
+
+
+class Head(nn.Module):
+    o: Options
+
+    @nn.compact
+    def __call__(self, tokens, e, stem):
+        o, dtype = self.o, jnp.dtype(self.o.dtype)
+        table = self.param("table", nn.initializers.normal(o.width**-0.5), (2, o.width))
+        shift, scale = (table[i][None] + e for i in range(2))
+        y = modulate(LayerNorm()(tokens), shift.astype(dtype), scale.astype(dtype))
+        if not o.stem:
+            return unpatchify(nn.Dense(o.patch**2 * o.shape[-1], name="out")(y.astype(jnp.float32)), o.grid, o.patch)
+        y = stem + unpatchify(nn.Dense(o.patch**2 * o.stem, dtype=dtype, name="pixels")(y), o.grid, o.patch)
+        y = nn.silu(Conv3x3(o.stem, dtype, name="head_in")(y))
+        return Conv3x3(o.shape[-1], name="head_out")(y.astype(jnp.float32))
+
+
+def block_table(key, shape):
+    """Shift and scale near zero, gates near one: every block speaks from the first step."""
+    gates = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
+    return gates + 0.02 * jax.random.normal(key, shape)
+
+
+def patchify(x, patch):
+    """[B, H, W, C] -> [B, H W / p^2, p^2 C], row-major."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def unpatchify(x, grid, patch):
+    """The inverse of `patchify` for a token grid (rows, columns)."""
+    b, _, d = x.shape
+    x = x.reshape(b, *grid, patch, patch, d // patch**2)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, grid[0] * patch, grid[1] * patch, d // patch**2)
+
+
+def build(options: Options, text_width: int, path: Path = LINEAR, ends="map", gap=0.0, shift=0.0, scale=1.0, constrain=lambda x: x) -> Model:
+    """A Model on `path`. `constrain` pins the tokens' sharding between blocks (the identity without a mesh)."""
+    o = options
+    embed_net, block, head_net = Embed(o), Block(o), Head(o)
+
+    def init(key):
+        k_embed, k_block, k_head = jax.random.split(key, 3)
+        x, t = jnp.zeros((1, *o.shape)), jnp.zeros((1,))
+        text = jnp.zeros((1, 1, text_width))
+        (tokens, side), variables = embed_net.init_with_output(k_embed, x, t, t, text)
+
+        def layer(k):
+            return block.init(k, tokens, side["modulation"], side["text"], jnp.ones((1, 1), bool))["params"]
+
+        return {
+            "embed": variables["params"],
+            "blocks": jax.vmap(layer)(jax.random.split(k_block, o.depth)),
+            "head": head_net.init(k_head, tokens, side["e"], side["stem"])["params"],
+        }
+
+    def embed(params, x, t, s, cond):
+        unit = 1.0 / path.t_noise  # the network's own clock runs over [0, 1] on every path
+        tokens, side = embed_net.apply({"params": params["embed"]}, x, t * unit, s * unit, cond["features"])
+        return {"tokens": constrain(tokens), "mask": cond["mask"], "x": x, "t": t, **side}
+
+    def blocks(params, h, lo, hi, capture=None):
+        def one(tokens, p, captured=None):
+            tokens, maps = block.apply({"params": p}, tokens, h["modulation"], h["text"], h["mask"], captured)
+            return constrain(tokens), maps
+
+        def run(tokens, start, stop):
+            if start == stop:
+                return tokens
+            step = jax.checkpoint(one) if o.remat else one
+            layers = jax.tree.map(lambda p: p[start:stop], params["blocks"])
+            if o.scan:
+                return jax.lax.scan(lambda c, p: (step(c, p)[0], None), tokens, layers)[0]
+            for i in range(stop - start):
+                tokens, _ = step(tokens, jax.tree.map(lambda p, i=i: p[i], layers))
+            return tokens
+
+        tokens, maps, start = h["tokens"], [], lo
+        for layer in sorted(capture.layers) if capture else ():
+            if lo <= layer < hi:
+                tokens = run(tokens, start, layer)
+                tokens, found = one(tokens, jax.tree.map(lambda p, i=layer: p[i], params["blocks"]), capture.tokens)
+                maps, start = [*maps, found], layer + 1
+        tokens = run(tokens, start, hi)
+        return {**h, "tokens": tokens}, ({"maps": jnp.stack(maps)} if maps else {})
+
+    def head(params, h):
+        answer = head_net.apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
+        return answer if o.predicts == "v" else velocity_of_data(path, h["x"], answer, h["t"])
+
+    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale))
+
+
+def velocity_of_data(path, x, x0, t):
+    """The velocity at x_t whose data end is x0: v = (sigma' x_t - d x0) / sigma, (x_t - x0) / t on the linear path; sigma held at or above SIGMA_MIN."""
+    alpha, sigma, d_alpha, d_sigma = (expand(c, x) for c in coefficients(path, t))
+    return (d_sigma * x - (alpha * d_sigma - d_alpha * sigma) * x0) / jnp.maximum(sigma, SIGMA_MIN)

@@ -1,0 +1,16 @@
+"""Flow matching (2210.02747; linear path 2209.03003): || V(x_t, t, t, c) - (alpha' x0 + sigma' noise) ||^2, the diagonal s = t of a two-time network."""
+
+from anystep.objectives.draws import draw_point, mean_square
+from anystep.times import TimeLaw
+
+
+def flow_matching(law: TimeLaw = TimeLaw()):
+    """An Objective; metric: the time of each sample."""
+
+    def objective(models, roles, batch, key, step):
+        net = models["net"]
+        point = draw_point("flow_matching", net.path, law, batch, key, step)
+        u, _ = net.velocity(roles.params["net"], point.x_t, point.t, point.t, batch["cond"])
+        return mean_square(u - point.v), {"t": point.t}, {}
+
+    return objective

@@ -1,0 +1,64 @@
+"""Self-evaluation of Self-E (2512.22374), classifier-score term: a prediction made on the way to s < t is judged by the model itself at level s.
+
+    x0_hat = x_t - t V(x_t, t, s, c)                                                        Eq. 6
+    x_s    = (1 - s) x0_hat + s noise'          noise' fresh (the paper only says "add noise")
+    x_self = sg[ x0_hat - ( G(x_s, s, s, null) - G(x_s, s, s, c) ) ]                         Eq. 14; null: live weights, c: EMA weights (S.2)
+    x_tar  = (1 - rho) x0 + rho x_self,   rho = lambda / (1 + lambda) = (t - s) / (1 - 2 s + t s),   lambda = t/(1-t) - s/(1-s)      Eq. 17, 18
+    x_ren  = x_tar |x0| / |x_tar|                                                           Eq. 19, one norm per sample
+    loss   = || V - sg[ (noise - x0) + (x0 - x_ren) / t ] ||^2                               Eq. 20 with w = 1/t^2, written for V
+
+rho never overflows where lambda does (t -> 1), and (x0 - x_ren)/t stays bounded as t -> 0. No gradient enters the evaluator or x_s.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from anystep import times, tree
+from anystep.guide import norm
+from anystep.objectives.draws import draw_point, mean_square
+from anystep.path import LINEAR, expand
+from anystep.times import TimeLaw
+
+
+def mixing_ratio(t, s):
+    """rho = lambda / (1 + lambda) on the linear path, in [0, 1]; 0 at s = t, t at s = 0, 1 at t = 1."""
+    return (t - s) / (1.0 - 2.0 * s + t * s)
+
+
+def self_evaluation(law: TimeLaw = TimeLaw(), s_min=0.0, anneal=1, renorm=True, dropped="diagonal"):
+    """An Objective on s in [max(1 - tau, s_min) t, t], tau growing from 0 to 1 over `anneal` steps.
+
+    dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says nothing and would only weaken
+    the data term; the paper does not say); "keep" treats them as any other row.
+    Metrics: t, the norm of x0_hat over that of x0, the size of the evaluator's correction.
+    """
+
+    def objective(models, roles, batch, key, step):
+        net, x0 = models["net"], batch["x0"]
+        assert net.path is LINEAR, "self-evaluation is derived on the linear path"
+        point = draw_point("self_evaluation", net.path, law, batch, key, step)
+        low = times.annealed_low_share(step, anneal, s_min)
+        s = times.draw_below(point.t, tree.sample_keys(key, "self_evaluation/s", step, batch["index"]), low)
+        if dropped == "diagonal":
+            s = jnp.where(batch["dropped"], point.t, s)
+        t_, s_ = expand(point.t, x0), expand(s, x0)
+
+        u, _ = net.velocity(roles.params["net"], point.x_t, point.t, s, batch["cond"])
+        x0_hat = jax.lax.stop_gradient(point.x_t - t_ * u)
+        noise = tree.normal(tree.sample_keys(key, "self_evaluation/renoise", step, batch["index"]), x0.shape[1:])
+        x_s = (1.0 - s_) * x0_hat + s_ * noise
+
+        def denoise(params, cond):
+            return x_s - s_ * net.velocity(jax.lax.stop_gradient(params), x_s, s, s, jax.lax.stop_gradient(cond))[0]
+
+        correction = denoise(roles.params["net"], batch["null"]) - denoise(roles.ema["net"], batch["ema_cond"])
+        x_self = x0_hat - correction
+        rho = expand(mixing_ratio(point.t, s), x0)
+        target = (1.0 - rho) * x0 + rho * x_self
+        if renorm:
+            target = target * (norm(x0) / jnp.maximum(norm(target), 1e-12))
+        v = point.v + jnp.where(t_ == s_, 0.0, (x0 - target) / t_)
+        metrics = {"t": point.t, "norm_ratio": (norm(x0_hat) / norm(x0)).reshape(-1), "correction": jnp.sqrt(mean_square(correction))}
+        return mean_square(u - jax.lax.stop_gradient(v)), metrics, {}
+
+    return objective

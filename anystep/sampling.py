@@ -1,0 +1,99 @@
+"""Walking a network from noise to data in any number of steps: samplers are pairs of pure functions, `sample` is one scan.
+
+    euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
+    heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
+    restart   x <- alpha x0 + sigma fresh noise,  x0 = the data end of u      the marginals Self-E trains; with s = 0 sCM's multistep sampling
+
+What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2 (Self-E, S.3.1: one step wants about half).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from anystep import tree
+from anystep.path import data_and_noise, expand, interpolate, jump
+from anystep.types import Model, Sampler, SamplerState
+
+
+def asker(model: Model, ask="next"):
+    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t; a hybrid is never asked in the gap 0 < s < gap t."""
+
+    def choose(t, t_next):
+        if model.ends == "none" or ask == "now":
+            return t
+        s = {"next": t_next, "zero": jnp.full_like(t, model.path.t_data), "half": t / 2}[ask]
+        if model.ends != "hybrid":
+            return s
+        return jnp.where(s == model.path.t_data, s, jnp.maximum(s, model.gap * t))
+
+    return choose
+
+
+def euler(velocity, path, ask) -> Sampler:
+    """One evaluation a step; `velocity(x, t, s) -> (u, aux)`, `ask(t, t_next) -> s`."""
+
+    def step(state, t_pair, first=None):
+        t, t_next = broadcast(state.x, t_pair)
+        u, aux = velocity(state.x, t, ask(t, t_next)) if first is None else first
+        return state._replace(x=jump(path, state.x, u, t, t_next)), aux
+
+    return Sampler(starter(path), step)
+
+
+def heun(velocity, path) -> Sampler:
+    """Second order, always on the diagonal s = t: a flow map's average velocity must not be averaged again. The last step is Euler's, where t_next is the data end."""
+
+    def step(state, t_pair, first=None):
+        t, t_next = broadcast(state.x, t_pair)
+        u, aux = velocity(state.x, t, t) if first is None else first
+        guess = state.x + expand(t_next - t, u) * u
+
+        def correct(_):
+            v, _ = velocity(guess, t_next, t_next)
+            return state.x + expand(t_next - t, u) * (u + v) / 2
+
+        x = jax.lax.cond(t_pair[1] <= path.t_data, lambda _: guess, correct, None)
+        return state._replace(x=x), aux
+
+    return Sampler(starter(path), step)
+
+
+def restart(velocity, path, ask) -> Sampler:
+    """Predict the data, then noise it afresh to t_next. state.key holds one key a sample."""
+
+    def step(state, t_pair, first=None):
+        t, t_next = broadcast(state.x, t_pair)
+        u, aux = velocity(state.x, t, ask(t, t_next)) if first is None else first
+        x0, _ = data_and_noise(path, state.x, u, t)
+        keys = jax.vmap(lambda k: jax.random.split(k))(state.key)
+        noise = tree.normal(keys[:, 1], state.x.shape[1:])
+        return state._replace(x=interpolate(path, x0, noise, t_next), key=keys[:, 0]), aux
+
+    return Sampler(starter(path), step)
+
+
+def make(name, velocity, model: Model, ask="next") -> Sampler:
+    """The sampler of a config word for a (guided) velocity of `model`."""
+    if name == "heun":
+        return heun(velocity, model.path)
+    return {"euler": euler, "restart": restart}[name](velocity, model.path, asker(model, ask))
+
+
+def sample(sampler: Sampler, key, noise, times):
+    """Runs `sampler` over `times` [N + 1], decreasing, in the Model's path time. noise [B, ...] is unit normal, key [B] one key a sample.
+
+    Returns (x at times[-1], info stacked over the N steps).
+    """
+    state = sampler.init(key, noise, times[0])
+    state, info = jax.lax.scan(sampler.step, state, (times[:-1], times[1:]))
+    return state.x, info
+
+
+def starter(path):
+    """x = sigma(t_0) noise: the start of every path whose alpha vanishes there, and close enough to EDM's where it does not."""
+    return lambda key, noise, t: SamplerState(path.sigma(t) * noise, key)
+
+
+def broadcast(x, t_pair):
+    """Two scalars -> two [B] float32 times, as the network's door wants them."""
+    return tuple(jnp.full((x.shape[0],), t, jnp.float32) for t in t_pair)

@@ -1,0 +1,19 @@
+"""The shapes world: an infinite stream of captioned little pictures whose content can be read back exactly. Pure numpy, no network.
+
+Imports inside this folder go in the order of this list: silhouette, scene, draw, caption, detect.
+"""
+# isort: skip_file
+
+from anystep.shapes.silhouette import BACKGROUND, COLORS, SILHOUETTES
+from anystep.shapes.scene import KINDS, RELATIONS, SPLITS, Object, Scene, World, canonical, check, make_scene, relations, split_of
+from anystep.shapes.draw import draw
+from anystep.shapes.caption import caption, metadata, prompt_of, prompts
+from anystep.shapes.detect import Detection, Seen, detect, judge
+
+__all__ = [
+    "BACKGROUND", "COLORS", "SILHOUETTES",
+    "KINDS", "RELATIONS", "SPLITS", "Object", "Scene", "World", "canonical", "check", "make_scene", "relations", "split_of",
+    "draw",
+    "caption", "metadata", "prompt_of", "prompts",
+    "Detection", "Seen", "detect", "judge",
+]  # fmt: skip

@@ -1,0 +1,95 @@
+"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata. At most 13 words each.
+
+single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none.
+"""
+
+import numpy as np
+
+from anystep.shapes.scene import KINDS, RELATIONS, Object, Scene, World, make_scene
+
+NUMBERS = {2: "two", 3: "three"}
+PHRASES = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of"), "above": ("above",), "below": ("below",)}
+CONVERSE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[int(rng.random() * len(options))]
+
+
+def _named(obj: Object, color: bool) -> str:
+    return f"{obj.color} {obj.shape}" if color else obj.shape
+
+
+def _one(obj: Object, color: bool) -> str:
+    name = _named(obj, color)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def _many(obj: Object, color: bool, number: str) -> str:
+    return f"{number} {_named(obj, color)}{'es' if obj.shape.endswith('s') else 's'}"
+
+
+def _names_colors(kind: str, otherwise: bool) -> bool:
+    return {"single_object": False, "colors": True, "color_attr": True}.get(kind, otherwise)
+
+
+def caption(scene: Scene, rng: np.random.Generator, world: World) -> str:
+    """A training caption, true of the scene but for the shares `wrong_relation` and `missing_relation` of the position captions."""
+    color = _names_colors(scene.kind, rng.random() < world.color_words)
+    objects = scene.objects
+    if scene.kind == "counting":
+        words = _many(objects[0], color, _pick(rng, (NUMBERS[len(objects)], str(len(objects)))))
+        return _pick(rng, (f"a photo of {words}", f"a picture of {words}", words, f"there are {words}"))
+    if len(objects) == 1:
+        words = _one(objects[0], color)
+    else:
+        relation = scene.relation
+        if rng.random() < 0.5:
+            objects, relation = objects[::-1], CONVERSE.get(relation)
+        words = f" {_link(relation, rng, world)} ".join(_one(o, color) for o in objects)
+    return _pick(rng, (f"a photo of {words}", f"a picture of {words}", words, f"there is {words}"))
+
+
+def _link(relation: str | None, rng: np.random.Generator, world: World) -> str:
+    fate = rng.random()
+    if relation is None or fate < world.missing_relation:
+        return "and"
+    if fate < world.missing_relation + world.wrong_relation:
+        relation = _pick(rng, [other for other in RELATIONS if other != relation])
+    return _pick(rng, PHRASES[relation])
+
+
+def prompt_of(scene: Scene, colors: bool = True) -> str:
+    """The canonical prompt, "a photo of a red ring left of a blue cross"; `colors` is for the kinds that may go without."""
+    color = _names_colors(scene.kind, colors)
+    if scene.kind == "counting":
+        return f"a photo of {_many(scene.objects[0], color, NUMBERS[len(scene.objects)])}"
+    link = f" {scene.relation or 'and'} "
+    return f"a photo of {link.join(_one(o, color) for o in scene.objects)}"
+
+
+def metadata(scene: Scene, colors: bool = True) -> dict:
+    """What the prompt asks for, as a line of GenEval's evaluation_metadata.jsonl: tag, include, (exclude,) prompt.
+
+    In a position prompt include[0] is the reference, include[1] the subject with position [relation, 0].
+    """
+    color = _names_colors(scene.kind, colors)
+
+    def entry(obj: Object, count: int = 1) -> dict:
+        return {"class": obj.shape, "count": count} | ({"color": obj.color} if color else {})
+
+    asked = {"tag": scene.kind, "include": [entry(o) for o in scene.objects], "prompt": prompt_of(scene, colors)}
+    if scene.kind == "counting":
+        n = len(scene.objects)
+        asked["include"] = [entry(scene.objects[0], n)]
+        asked["exclude"] = [{"class": scene.objects[0].shape, "count": n + 1}]
+    if scene.kind == "position":
+        subject, reference = asked["include"]
+        asked["include"] = [reference, subject | {"position": [scene.relation, 0]}]
+    return asked
+
+
+def prompts(world: World, seed: int, n: int, split: str = "test", kinds: tuple[str, ...] = KINDS) -> list[dict]:
+    """Metadata of n evaluation prompts, the kinds in turn, so that every prefix is balanced. A longer list begins with a shorter one."""
+    colors = world.color_words > 0.0
+    return [metadata(make_scene(world, seed, i, split, kinds[i % len(kinds)]), colors) for i in range(n)]

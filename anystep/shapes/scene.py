@@ -1,0 +1,181 @@
+"""Scenes: which objects, of which colour, where, and how they stand to each other. No pixels and no words here.
+
+A scene is a pure function of (seed, index), so the stream is infinite and can be entered anywhere. The six kinds are GenEval's tags
+(Ghosh et al. 2023). Lengths are in units of the picture's side, y down, so one scene renders at every size >= 16. Objects are enclosed
+in their boxes [x - r, x + r] x [y - r, y + r], which neither touch each other nor leave the picture.
+
+Held out: a hash of the canonical scene (sorted "color shape" words; neither kind nor places nor relation) decides between train, dev and
+test, so that no training picture of any kind shows exactly a held-out combination.
+"""
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from anystep.errors import UserError
+from anystep.shapes.silhouette import COLORS, SILHOUETTES
+
+KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+RELATIONS = ("left of", "right of", "above", "below")
+SPLITS = ("train", "dev", "test")
+
+RADII = {1: (2.7 / 16, 3.4 / 16), 2: (2.7 / 16, 3.2 / 16), 3: (2.4 / 16, 2.8 / 16)}  # by number of objects
+GAP = 1.8 / 16  # between boxes: at 16 pixels a line of pixels with at most a tenth of ink survives the antialiasing
+EDGE = 0.3 / 16  # between box and picture edge
+CLEAR = 0.75  # sine of the angle that makes a relation unambiguous; GenEval's rule asks for 0.5
+SIDE = 0.4  # and the most that the other axis may have; the rule's 0.5 would make a second relation true
+TRIES = 2000
+
+
+class World(NamedTuple):
+    """What there is to draw and how it is described. `check` it once at the door."""
+
+    size: int = 16
+    shapes: tuple[str, ...] = tuple(SILHOUETTES)[:4]
+    colors: tuple[str, ...] = tuple(COLORS)[:6]
+    max_objects: int = 3
+    color_words: float = 1.0  # share of two_object, counting and position captions that name the colours
+    wrong_relation: float = 0.0  # share of position captions with another relation than the picture's
+    missing_relation: float = 0.0  # share of position captions with "and" in the relation's place
+
+
+class Object(NamedTuple):
+    """A silhouette of radius r at (x, y), in units of the picture's side."""
+
+    shape: str
+    color: str
+    x: float
+    y: float
+    r: float
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """(x0, y0, x1, y1), the square of side 2r."""
+        return self.x - self.r, self.y - self.r, self.x + self.r, self.y + self.r
+
+
+class Scene(NamedTuple):
+    """Objects in the order in which a caption names them: objects[0] is `relation` objects[1] (None outside "position")."""
+
+    kind: str
+    objects: tuple[Object, ...]
+    relation: str | None = None
+
+
+def check(world: World) -> World:
+    """The world with tuples for lists. Raises UserError for sizes, names and shares out of range."""
+    world = world._replace(shapes=tuple(world.shapes), colors=tuple(world.colors))
+    if not isinstance(world.size, int) or world.size < 16:
+        raise UserError(f"world.size = {world.size!r}: must be an integer >= 16")
+    for field, names, known in (("shapes", world.shapes, SILHOUETTES), ("colors", world.colors, COLORS)):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise UserError(f"world.{field} = {unknown[0]!r}: must be among {', '.join(known)}")
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise UserError(f"world.{field} = {names}: must be two or more different names")
+    if world.max_objects not in (2, 3):
+        raise UserError(f"world.max_objects = {world.max_objects!r}: must be 2 or 3")
+    for field in ("color_words", "wrong_relation", "missing_relation"):
+        share = getattr(world, field)
+        if not 0.0 <= share <= 1.0:
+            raise UserError(f"world.{field} = {share!r}: must be in [0, 1]")
+    both = world.wrong_relation + world.missing_relation
+    if both > 1.0:
+        raise UserError(f"world.wrong_relation + world.missing_relation = {both}: must be at most 1")
+    return world
+
+
+def relations(box_a, box_b) -> set[str]:
+    """The relations in which A stands to B, boxes (x0, y0, x1, y1) with y down: empty, one, or two on a diagonal.
+
+    GenEval's rule (`relative_position` in evaluate_images.py), in pixels or in shares of the side: the offset of the centres, shrunk per
+    axis by a tenth of both sizes, over its own length before shrinking, must exceed 0.5.
+    """
+    dx, dy = _offset(box_a, box_b)
+    held = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
+    return {name for name, holds in held.items() if holds}
+
+
+def _offset(a, b) -> tuple[float, float]:
+    offset = ((a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2)
+    sizes = (a[2] - a[0] + b[2] - b[0], a[3] - a[1] + b[3] - b[1])
+    shrunk = [np.sign(o) * max(abs(o) - 0.1 * s, 0.0) for o, s in zip(offset, sizes, strict=True)]
+    if max(abs(shrunk[0]), abs(shrunk[1])) < 1e-3:
+        return 0.0, 0.0
+    length = np.hypot(*offset)
+    return shrunk[0] / length, shrunk[1] / length
+
+
+def canonical(scene: Scene) -> str:
+    """The scene's combination: its objects as sorted "color shape" words. Scenes that differ in kind, places or relation share it."""
+    return _combination([(o.shape, o.color) for o in scene.objects])
+
+
+def _combination(things) -> str:
+    return ", ".join(sorted(f"{color} {shape}" for shape, color in things))
+
+
+def _split_of(combination: str) -> str:
+    return {0: "test", 1: "dev"}.get(zlib.crc32(combination.encode()) % 10, "train")
+
+
+def split_of(scene: Scene) -> str:
+    """ "test", "dev" or "train", by crc32 of the canonical scene."""
+    return _split_of(canonical(scene))
+
+
+def make_scene(world: World, seed: int, index: int, split: str = "train", kind: str | None = None) -> Scene:
+    """Scene number `index` >= 0 of the stream `seed`, its combination in `split`; of the given kind, else of a kind drawn evenly.
+
+    Raises UserError for an unknown kind or split, and when the world has no scene of this kind in this split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split = {split!r}: must be among {', '.join(SPLITS)}")
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"kind = {kind!r}: must be among {', '.join(KINDS)}")
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, index], dtype=np.uint64)))
+    kind = kind or KINDS[int(rng.random() * len(KINDS))]
+    for _ in range(TRIES):
+        things = _things(world, kind, rng.random(5).tolist())
+        if things is not None and _split_of(_combination(things)) == split:
+            break
+    else:
+        extent = f"{len(world.shapes)} shapes and {len(world.colors)} colors"
+        raise UserError(f"split = {split!r}: a world of {extent} has no {kind!r} scene in it")
+    relation = RELATIONS[int(rng.random() * len(RELATIONS))] if kind == "position" else None
+    places = _places(rng, len(things), relation)
+    return Scene(kind, tuple(Object(*thing, *place) for thing, place in zip(things, places, strict=True)), relation)
+
+
+def _things(world: World, kind: str, u: list[float]) -> list[tuple[str, str]] | None:
+    """(shape, color) of each object from uniform numbers, or None when they are no scene of this kind."""
+    first, second = ((world.shapes[int(u[i] * len(world.shapes))], world.colors[int(u[i + 1] * len(world.colors))]) for i in (0, 2))
+    if kind in ("single_object", "colors"):
+        return [first]
+    if kind == "counting":
+        return [first] * (2 + int(u[4] * (world.max_objects - 1)))
+    differ = 1 if kind == "color_attr" else 0  # in colour, else in shape, so that captions without colours can tell them apart
+    return None if first[differ] == second[differ] else [first, second]
+
+
+def _places(rng: np.random.Generator, n: int, relation: str | None) -> list[tuple[float, float, float]]:
+    """(x, y, r) of n objects whose boxes keep their distance, objects[0] clearly in the relation to objects[1] if there is one."""
+    low, high = RADII[n]
+    first, second = np.triu_indices(n, 1)
+    for _ in range(TRIES):
+        u = rng.random((1 if n == 1 else 64, n, 3))
+        r = low + (high - low) * u[..., 2:]
+        xy = r + EDGE + (1.0 - 2.0 * (r + EDGE)) * u[..., :2]
+        apart = np.abs(xy[:, first] - xy[:, second]).max(-1) >= (r[:, first] + r[:, second])[..., 0] + GAP
+        for row in np.nonzero(apart.all(-1))[0]:
+            places = [(x, y, radius) for (x, y), (radius,) in zip(xy[row].tolist(), r[row].tolist(), strict=True)]
+            if relation is None or _clear(places, relation):
+                return places
+    raise AssertionError("no room for the objects: RADII, GAP and EDGE do not fit together")
+
+
+def _clear(places, relation: str) -> bool:
+    dx, dy = _offset(*[(x - r, y - r, x + r, y + r) for x, y, r in places])
+    along, across = {"left of": (-dx, dy), "right of": (dx, dy), "above": (-dy, dx), "below": (dy, dx)}[relation]
+    return along > CLEAR and abs(across) < SIDE

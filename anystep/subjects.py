@@ -1,0 +1,80 @@
+"""What a kind of data is asked for, how an answer is judged, how it is shown: the three things training, `evaluate` and `bench` need to know of it.
+
+shapes      GenEval's six kinds, judged by the exact detector
+mixture2d   "mode k", right within three standard deviations of that mode; shown as clouds of points
+pictures    captions of the split, no judge
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from anystep import logs, shapes
+from anystep.data import captions, ring
+from anystep.data.sources import SPREAD
+
+
+class Subject(NamedTuple):
+    metadata: list[dict]  # each with "prompt" and "tag"
+    judge: Callable | None  # (picture as a float array at the door, metadata row) -> {"correct": bool, "joint": bool}
+    show: Callable  # ({steps: float [N, H, W, C]}) -> a strip, PIL image
+
+
+def subject(data, n, split="dev", seed=0) -> Subject:
+    """`n` prompts of a data section. Splits: "train", "dev", and for shapes "test"."""
+    if data.kind == "shapes":
+        world = shapes.World(**{name: data[name] for name in shapes.World._fields})
+        metadata = shapes.prompts(world, seed, n, split)
+        return Subject(metadata, lambda image, row: shapes.judge(image, row, world), pictures_strip(metadata))
+    metadata = [{"prompt": text, "tag": "prompts"} for text in captions(data, n, split, seed)]
+    if data.kind == "mixture2d":
+        return Subject(metadata, near_its_mode(data.modes), clouds(data.modes))
+    return Subject(metadata, None, pictures_strip(metadata))
+
+
+def pictures_strip(metadata, most=8):
+    """Rows are the first prompts of every tag in turn, columns the step counts."""
+
+    def show(arrays, title=""):
+        return logs.strip({steps: to_uint8(x[:most]) for steps, x in arrays.items()}, [row["prompt"] for row in metadata[:most]], title=title)
+
+    return show
+
+
+def near_its_mode(modes):
+    means = ring(modes)
+
+    def judge(point, row):
+        mean = means[int(row["prompt"].split()[-1])]
+        right = bool(np.linalg.norm(np.asarray(point).reshape(2) - mean) < 3 * SPREAD)
+        return {"correct": right, "joint": right}
+
+    return judge
+
+
+def clouds(modes):
+    def show(arrays, title=""):
+        pictures = {steps: cloud(x.reshape(-1, 2), ring(modes))[None] for steps, x in arrays.items()}
+        return logs.strip(pictures, [f"{modes} modes on a ring"], scale=1, title=title)
+
+    return show
+
+
+def cloud(points, means, size=160):
+    """uint8 [size, size, 3]: the points in blue over the modes' three-sigma discs in grey."""
+    y, x = np.mgrid[0:size, 0:size]
+    place = np.stack([x, y], -1) / (size - 1) * 2.4 - 1.2
+    picture = np.full((size, size, 3), 255, np.uint8)
+    picture[(np.linalg.norm(place[:, :, None] - means, axis=-1) < 3 * SPREAD).any(-1)] = 225
+    columns, rows = np.clip(np.rint((points.T + 1.2) / 2.4 * (size - 1)), 0, size - 2).astype(int)
+    for down in (0, 1):
+        for right in (0, 1):
+            picture[rows + down, columns + right] = (40, 90, 200)
+    return picture
+
+
+def to_uint8(x) -> np.ndarray:
+    """[-1, 1] -> 0..255, rounded, clipped; non-finite values become 0."""
+    x = np.nan_to_num(np.asarray(x, np.float32), nan=-1.0, posinf=1.0, neginf=-1.0)
+    return np.clip(np.rint((x + 1.0) * 127.5), 0, 255).astype(np.uint8)

@@ -1,0 +1,62 @@
+"""Draws of (t, s) for training and grids of times for sampling, all in flow time [0, 1] (1 noise, 0 data); `path.from_flow_time` converts.
+
+    logit-normal   t = sigmoid(mean + std z)                                        (2403.03206)
+    shift          t -> shift t / (1 + (shift - 1) t),   shift = exp(mu) of FLUX and Self-E; one warp for training and sampling
+    gap            s ~ U(max(1 - tau, s_min) t, t),   tau from 0 to 1 over `anneal` steps      (Self-E, 2512.22374, S.2)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class TimeLaw(NamedTuple):
+    """law: "logit_normal" | "uniform"; mean and std of the logit; shift > 0, more noise above 1."""
+
+    law: str = "logit_normal"
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 1.0
+
+
+def warp(t, shift):
+    """Moves times toward noise (shift > 1) and keeps both ends."""
+    return shift * t / (1.0 + (shift - 1.0) * t)
+
+
+def flux_shift(tokens, low=(256, 0.5), high=(4096, 1.15)):
+    """exp(mu) with mu linear in the number of latent patches. Self-E prints 512 for the lower anchor, FLUX and minFM use 256: that is the default."""
+    slope = (high[1] - low[1]) / (high[0] - low[0])
+    return float(jnp.exp(low[1] + slope * (tokens - low[0])))
+
+
+def draw_t(law: TimeLaw, keys):
+    """[B] flow times in (0, 1), one key a sample."""
+    if law.law == "uniform":
+        t = jax.vmap(lambda k: jax.random.uniform(k, minval=1e-5, maxval=1.0))(keys)
+    else:
+        t = jax.nn.sigmoid(law.mean + law.std * jax.vmap(jax.random.normal)(keys))
+    return warp(t, law.shift)
+
+
+def draw_below(t, keys, low_share):
+    """s ~ U(low_share t, t), shape [B]; low_share in [0, 1]."""
+    share = jax.vmap(jax.random.uniform)(keys)
+    return t * (low_share + (1.0 - low_share) * share)
+
+
+def annealed_low_share(step, anneal, s_min=0.0):
+    """max(1 - tau, s_min), tau growing linearly from 0 to 1 over `anneal` steps: s starts next to t and its lower bound falls to s_min t."""
+    tau = jnp.clip(step / max(anneal, 1), 0.0, 1.0)
+    return jnp.maximum(1.0 - tau, s_min)
+
+
+def grid(steps, shift=1.0):
+    """[steps + 1] decreasing flow times from 1 to 0, evenly spaced before the warp."""
+    return warp(jnp.linspace(1.0, 0.0, steps + 1), shift)
+
+
+def quarter(t, t_noise):
+    """Which quarter of the path's time a sample lies in: [B] int32 in 0..3."""
+    return jnp.clip(jnp.floor(4.0 * t / t_noise), 0, 3).astype(jnp.int32)

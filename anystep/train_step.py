@@ -1,0 +1,74 @@
+"""One training step: the config's objectives on one batch, one gradient, one update of every role, the averages. Jitted, sharded, donated."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from anystep import flops, tree
+from anystep.objectives import mix as mixing
+from anystep.objectives.consistency import consistency
+from anystep.objectives.flow_matching import flow_matching
+from anystep.objectives.self_evaluation import self_evaluation
+from anystep.state import EMA, init_state
+from anystep.times import TimeLaw
+from anystep.types import Roles, TrainState
+
+
+def make_terms(objective):
+    """The config's objectives as `mix` terms, in a fixed order; a share of 0 leaves one out."""
+    law = TimeLaw(**objective.time.to_dict())
+    f, e, c = objective.flow_matching, objective.self_evaluation, objective.consistency
+    terms = [
+        mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
+        mixing.Term("self_evaluation", self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped), e.share, e.weight, e.start),
+        mixing.Term("consistency", consistency(law, c.s_law, c.warmup, c.tangent_norm, c.weighting), c.share, c.weight, c.start),
+    ]
+    return [term for term in terms if term.share]
+
+
+def make_loss(config, models):
+    """(params, roles, batch, step) -> (loss, (metrics, buffers)): the function that is differentiated, and that `bench` counts."""
+    terms, key = make_terms(config.objective), jax.random.key(config.seed)
+
+    def loss(params, roles, batch, step):
+        roles = roles._replace(params=params)
+        prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout)
+        total, metrics, buffers = mixing.mix(terms, models, roles, prepared, key, step)
+        return total, (metrics, buffers)
+
+    return loss
+
+
+def make_train_step(config, models, optimizers, shardings=None, batch_sharding=None):
+    """train_step(state, frozen, batch) -> (state, metrics), jitted with `state` donated.
+
+    shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch. Metrics are those of the weights before the update.
+    """
+    loss = make_loss(config, models)
+
+    def train_step(state: TrainState, frozen, batch):
+        roles = Roles(state.params, state.ema[EMA], frozen, state.buffers)
+        grads, (metrics, buffers) = jax.grad(loss, has_aux=True)(state.params, roles, batch, state.step)
+        params, opt = {}, {}
+        for role, tx in optimizers.items():
+            updates, opt[role] = tx.update(grads[role], state.opt[role], state.params[role])
+            params[role] = optax.apply_updates(state.params[role], updates)
+            metrics[f"grad_norm/{role}"] = tree.global_norm(grads[role])
+        ema = {EMA: tree.ema_update(state.ema[EMA], params, config.optim.ema, state.step)}
+        return TrainState(state.step + 1, params, opt, ema, buffers), metrics
+
+    if shardings is None:
+        return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, in_shardings=(shardings, None, batch_sharding), out_shardings=(shardings, None))
+
+
+def count_flops(config, models, optimizers, batch):
+    """Matrix-product FLOPs of one step's gradient, without the optimizer, from abstract shapes."""
+    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    loss = make_loss(config, models)
+
+    def gradient(state, batch):
+        roles = Roles(state.params, state.ema[EMA], {}, state.buffers)
+        return jax.grad(loss, has_aux=True)(state.params, roles, batch, jnp.int32(0))
+
+    return flops.count(gradient, state, batch).matmul

@@ -1,0 +1,106 @@
+"""The contracts of the house: what a network, an objective, a sampler and a batch look like to everybody else.
+
+Letters: `x0` data, `noise`, `x_t`, `t` start, `s` asked end, `v` instantaneous velocity, `u` what the model answers, `c` condition.
+Times are [B] float32 in the path's own domain (flow time: 1 noise, 0 data). Data is NHWC float32; at the door it lies in [-1, 1], inside
+a Model it has unit standard deviation: `(x - shift) / scale` with the two numbers that the Model carries.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jax import Array
+
+Params = Any  # a tree of arrays
+Key = Array  # a typed PRNG key
+Step = Array  # int32 scalar
+Aux = Any  # what a network hands out besides its answer: {} or {"maps": ...}
+Metrics = dict[str, Array]  # per sample [B] or scalar; only `mix` averages
+Buffers = dict[str, Any]  # by role: state that moves without a gradient
+Batch = dict[str, Any]
+"""{"x0": [B, H, W, C], "index": [B] int32 position in the stream, "cond": {...}}.
+
+As the data gives it, `cond` is {"tokens": ...} (or {} for a network without prompts) and x0 is at the door. As an objective sees it, x0 has unit
+standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable), `null` (the null
+prompt, live weights, no gradient), `ema_cond` (EMA weights), and `dropped` [B] bool says which rows had their prompt replaced by the null one.
+"""
+
+
+class Capture(NamedTuple):
+    """Which cross-attention maps to return: [layers, B, heads, objects, image tokens], the text axis contracted with `tokens` [B, objects, text]."""
+
+    layers: tuple[int, ...]
+    tokens: Array
+
+
+class Path(NamedTuple):
+    """x_t = alpha(t) x0 + sigma(t) noise on t in [t_data, t_noise]. The three paths of the house are built in `path`."""
+
+    name: str
+    alpha: Callable[[Array], Array]
+    sigma: Callable[[Array], Array]
+    t_noise: float
+    t_data: float = 0.0
+
+
+class Model(NamedTuple):
+    """All that a loss, a sampler or a steerer may know of a network; built in `nets/`, one per checkpoint."""
+
+    path: Path  # whose time the caller speaks
+    ends: str  # what asking for s < t means: "none" (one time) | "renoise" (Self-E) | "map" (consistency, MeanFlow) | "hybrid" (map at s = 0, else renoise)
+    shape: tuple[int, ...]  # of one sample, without the batch
+    init: Callable[[Key], Params]
+    velocity: Callable[..., tuple[Array, Aux]]  # (params, x, t, s, cond, capture=None) -> (u, aux)
+    embed: Callable[..., Any]  # (params, x, t, s, cond) -> h          velocity == head(blocks(embed)), bit-equal
+    blocks: Callable[..., tuple[Any, Aux]]  # (params, h, lo, hi, capture=None) -> (h, aux)
+    head: Callable[..., Array]  # (params, h) -> u
+    depth: int = 0  # number of blocks
+    features: Callable[..., Array] | None = None  # (params, x, t) -> [B, F]
+    gap: float = 0.0  # "hybrid": nobody asks for s in (0, gap t)
+    shift: float | tuple[float, ...] = 0.0  # unit = (door - shift) / scale
+    scale: float | tuple[float, ...] = 1.0
+
+
+class Text(NamedTuple):
+    """A prompt encoder as a role: strings -> tokens on the host, tokens -> features and mask on the device."""
+
+    init: Callable[[Key], Params]
+    tokenize: Callable[[list[str]], Any]  # -> int32 numpy array, first axis the prompts; "" is the null prompt
+    encode: Callable[[Params, Array], dict[str, Array]]  # -> {"features": [B, L, D], "mask": [B, L] bool}
+
+
+Velocity = Callable[[Array, Array, Array], tuple[Array, Aux]]  # (x, t, s) -> (u, aux); params and cond closed over
+
+
+class Roles(NamedTuple):
+    """Every weight a step can see, by role: net, text, discriminator, weighting, teacher, ..."""
+
+    params: Mapping[str, Params]
+    ema: Mapping[str, Params]
+    frozen: Mapping[str, Params]
+    buffers: Buffers
+
+
+Objective = Callable[[Mapping[str, Any], Roles, Batch, Key, Step], tuple[Array, Metrics, Buffers]]  # loss per sample [B]
+
+
+class SamplerState(NamedTuple):
+    x: Array
+    key: Key
+    inner: Any = ()
+
+
+class Sampler(NamedTuple):
+    """`init(key, noise, t) -> state`; `step(state, (t, t_next), first=None) -> (state, info)`, first = (u, aux) already known at state.x."""
+
+    init: Callable[..., SamplerState]
+    step: Callable[..., tuple[SamplerState, Any]]
+
+
+class TrainState(NamedTuple):
+    """Arrays only; models, optimizers and config are closed over."""
+
+    step: Array
+    params: dict[str, Params]
+    opt: dict[str, Any]
+    ema: dict[str, dict[str, Params]]  # ema[name][role]
+    buffers: Buffers

@@ -1,0 +1,46 @@
+"""What a person sees while a model trains: strips of the same noise at every step count, and accuracy against steps where a picture can be judged.
+
+WORKDIR/samples/<step>.png, samples/curve.png, and a row {"step", "eval/<steps>", ...} in metrics.jsonl. Averaged weights, dev prompts, few of them: a look, not a measurement.
+"""
+
+import re
+
+import jax
+
+from anystep import evals, logs
+from anystep.api import BATCH, pipeline, sample_array
+from anystep.subjects import subject
+
+
+class Watch:
+    """`watch(step, params)` draws and writes; prompts, noise and compiled samplers are kept between calls. All processes draw, the first one writes."""
+
+    def __init__(self, config, models, workdir, writer):
+        self.config, self.workdir, self.writer = config, workdir, writer
+        self.model = pipeline(config, models)
+        self.subject = subject(config.data, min(BATCH, config.eval.prompts))
+
+    def __call__(self, step, params):
+        metadata, judge, show = self.subject
+        prompts = [row["prompt"] for row in metadata]
+        drawn = {n: sample_array(self.model, params, prompts, n) for n in self.config.eval.steps}
+        if jax.process_index():
+            return
+        logs.save(show(drawn, title=f"step {step}"), self.workdir / "samples" / f"{step}.png")
+        if judge is None:
+            return
+        row = {"step": step}
+        for n, pictures in drawn.items():
+            scores = evals.scores([judge(x, asked) for x, asked in zip(pictures, metadata, strict=True)], metadata)
+            row |= {f"eval/{n}": scores["overall"], f"eval/{n}/se": scores["overall_se"]}
+        self.writer.write(row)
+        logs.save(self.curve(), self.workdir / "samples" / "curve.png")
+
+    def curve(self):
+        """Accuracy against steps, one line for each time that was looked at so far."""
+        series = {}
+        for row in logs.read_rows(self.workdir / "metrics.jsonl"):
+            points = [(int(name[5:]), value, row[f"{name}/se"]) for name, value in row.items() if re.fullmatch(r"eval/\d+", name)]
+            if points:
+                series[f"step {row['step']}"] = points
+        return logs.curves(series, "sampling steps", "right, all six kinds (dev prompts)", logx=True)

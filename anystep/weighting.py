@@ -1,0 +1,33 @@
+"""What is done to a tangent or a loss so that training stays calm. Each is the identity at its "none".
+
+    clip    g min(1, 1 / rms(g))               bounds the tangent's root mean square at 1
+    l2      g / (|g| + 0.1)                    sCM and the released SANA-Sprint loop (2410.11081, Eq. 8)
+    rms     g / (rms(g) + 0.1)                 the same with a norm that does not depend on the resolution
+    adaptive   loss / sg(loss + c)^p           MeanFlow (2505.13447, Sec. 4.3): c = 0.01, p = 1
+"""
+
+import jax
+import jax.numpy as jnp
+
+from anystep.guide import norm
+
+
+def rms(x):
+    """Per-sample root mean square, [B, 1, ...]."""
+    return norm(x) / jnp.sqrt(float(x[0].size))
+
+
+def calm(tangent, kind):
+    """Normalises a tangent [B, ...] by `kind`: "none" | "clip" | "l2" | "rms"."""
+    if kind == "clip":
+        return tangent / jnp.maximum(rms(tangent), 1.0)
+    if kind == "l2":
+        return tangent / (norm(tangent) + 0.1)
+    if kind == "rms":
+        return tangent / (rms(tangent) + 0.1)
+    return tangent
+
+
+def adaptive(loss, c=0.01, p=1.0):
+    """Loss per sample [B] divided by its own stopped value: large errors count less."""
+    return loss / jax.lax.stop_gradient(loss + c) ** p

@@ -1,0 +1,58 @@
+"""Coloured shapes at 16 pixels from prompts such as "a red circle left of a blue square"."""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        dict(
+            seed=0,
+            data=dict(
+                kind="shapes",
+                batch=64,
+                size=16,
+                shapes=("ring", "square", "triangle", "cross"),
+                colors=("red", "green", "blue", "yellow", "purple", "black"),
+                max_objects=3,
+                color_words=1.0,
+                wrong_relation=0.0,
+                missing_relation=0.0,
+            ),
+            model=dict(
+                net="sana",
+                width=128,
+                depth=4,
+                heads=4,
+                patch=4,
+                attention="softmax",
+                cross_heads=4,
+                ffn="mlp",
+                mlp_ratio=4.0,
+                positions="sincos",
+                qk_norm=True,
+                stem=32,
+                predicts="x0",
+                time_frequency=4.0,
+                scan=True,
+                remat=False,
+                dtype="float32",
+                shift=0.78,
+                scale=0.4,
+                text=dict(vocabulary=2048, length=14, width=64, depth=2, heads=4),
+            ),
+            path=dict(name="linear"),
+            objective=dict(
+                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=1.0),
+                prompt_dropout=0.1,
+                flow_matching=dict(share=3, weight=1.0),
+                self_evaluation=dict(share=0, weight=1.0, start=0, s_min=0.25, anneal=0, renorm=True, dropped="diagonal"),
+                consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
+            ),
+            optim=dict(name="muon", lr=3e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, weight_decay=0.0, clip=1.0, ema=0.995),
+            train=dict(steps=1600, log_every=20, sample_every=400),
+            eval=dict(steps=(1, 2, 4, 8, 32), prompts=64, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"),
+            mesh=dict(data=-1, fsdp=1),
+            checkpoint=dict(every=400, keep=2),
+            init_from="",
+        )
+    )

@@ -1,0 +1,48 @@
+"""A mixture in the plane and a small MLP: every part of training in seconds, on one core."""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict(
+        dict(
+            seed=0,
+            data=dict(kind="mixture2d", batch=64, size=1, modes=8),
+            model=dict(
+                net="mlp",
+                width=64,
+                depth=3,
+                heads=1,
+                patch=1,
+                attention="softmax",
+                cross_heads=1,
+                ffn="mlp",
+                mlp_ratio=2.0,
+                positions="none",
+                qk_norm=False,
+                stem=0,
+                predicts="v",
+                time_frequency=4.0,
+                scan=False,
+                remat=False,
+                dtype="float32",
+                shift=0.0,
+                scale=0.5,
+                text=dict(vocabulary=256, length=4, width=32, depth=1, heads=2),
+            ),
+            path=dict(name="linear"),
+            objective=dict(
+                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=1.0),
+                prompt_dropout=0.1,
+                flow_matching=dict(share=2, weight=1.0),
+                self_evaluation=dict(share=1, weight=1.0, start=0, s_min=0.1, anneal=0, renorm=True, dropped="diagonal"),
+                consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
+            ),
+            optim=dict(name="adamw", lr=2e-3, final_lr=0.1, warmup=10, b1=0.9, b2=0.99, weight_decay=0.0, clip=1.0, ema=0.99),
+            train=dict(steps=200, log_every=10, sample_every=100),
+            eval=dict(steps=(1, 2, 4), prompts=256, scale=1.0, energy_preserving=False, interval=(0.0, 1.0), sampler="euler", ask="next"),
+            mesh=dict(data=-1, fsdp=1),
+            checkpoint=dict(every=100, keep=2),
+            init_from="",
+        )
+    )

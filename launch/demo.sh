@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# From a clone to pictures: installs anystep into an environment of its own, trains the shapes model, measures it at every number of steps.
+#   PYTHON=python3.12  the interpreter    CONFIG=smoke  another config    WORKDIR=demo  where the results go
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3.11} workdir=${WORKDIR:-demo}
+say() { echo "[$(date +%H:%M:%S)] $*"; }
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "error: $python: needs Python 3.11 or newer, set PYTHON=..." >&2; exit 2; }
+say "installing into .venv-demo with $("$python" --version)"
+"$python" -m venv .venv-demo
+rm -rf build # setuptools would install modules that a former build left there
+.venv-demo/bin/pip install -qq --disable-pip-version-check .
+say "training"
+.venv-demo/bin/anystep train --config "${CONFIG:-shapes}" --workdir "$workdir"
+say "measuring"
+.venv-demo/bin/anystep evaluate --workdir "$workdir"
+say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s: pictures in $workdir/samples, the report in $workdir/report.png and report.json"

@@ -1,0 +1,15 @@
+"""Markers, and settings of jax: in the environment, so that processes which tests start have them too, and before jax is imported."""
+
+import os
+from pathlib import Path
+
+CACHE = Path(os.environ.get("ANYSTEP_CACHE") or Path.home() / ".cache" / "anystep") / "jax"
+
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")  # a forgotten axis is an error, not a broadcast
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than about five seconds; left out of the quick suite")

@@ -1,0 +1,241 @@
+"""`sample` and `evaluate` with a stand-in for the network: what they refuse and write; `anystep.sample` is one thing in all orders."""
+
+import inspect
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+import anystep
+import anystep.evaluate
+import anystep.sample
+from anystep import subjects
+from anystep.errors import UserError, run_main
+from anystep.shapes.caption import prompts
+from anystep.shapes.draw import draw
+from anystep.shapes.scene import KINDS, World, make_scene
+
+WORLD = World()
+MAINS = {"sample": anystep.sample.main, "evaluate": anystep.evaluate.main}
+SEED = 3
+
+
+def config(kind="shapes"):
+    data = WORLD._asdict() | {"kind": kind, "batch": 4, "path": "", "dev_share": 0.1, "modes": 8}
+    guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next"}
+    return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide})
+
+
+def stand_in(monkeypatch, kind="shapes"):
+    """An `anystep.api` that draws the asked scene at two steps or more and a grey picture at one; returns the calls it saw."""
+    scenes = {asked["prompt"]: make_scene(WORLD, SEED, i, "dev", KINDS[i % 6]) for i, asked in enumerate(prompts(WORLD, SEED, 24, "dev"))}
+    calls = []
+
+    def sample(model, params, asked, steps=4, seed=0, guide=None):
+        calls.append((len(asked), steps, seed, guide))
+        grey = np.full((16, 16, 3), 10 * steps, np.uint8)
+        return np.stack([draw(scenes[prompt], WORLD) if prompt in scenes and steps > 1 else grey for prompt in asked])
+
+    def load(name):
+        if name == "nowhere":
+            raise UserError("--model 'nowhere': no such\nmodel")
+        shape = (1, 1, 2) if kind == "mixture2d" else (16, 16, 3)
+        return types.SimpleNamespace(net=types.SimpleNamespace(shape=shape), text=None, config=config(kind)), {}
+
+    def sample_array(*asked, **options):
+        return sample(*asked, **options).astype(np.float32) / 127.5 - 1.0
+
+    fake = types.SimpleNamespace(load=load, sample=sample, sample_array=sample_array)
+    monkeypatch.setitem(sys.modules, "anystep.api", fake)
+    monkeypatch.setattr(anystep, "api", fake, raising=False)
+    return calls
+
+
+def refused(main, argv, capsys):
+    """The one line that `main` prints when it refuses."""
+    with pytest.raises(SystemExit) as leave:
+        run_main(main, argv)
+    out, err = capsys.readouterr()
+    assert leave.value.code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n"), err
+    return err
+
+
+BAD = [
+    ("both", ["--steps", "0"], "--steps"),
+    ("both", ["--steps", "1,x"], "'x' is not a whole number"),
+    ("both", ["--steps", ""], "--steps"),
+    ("both", ["--steps", "1,1001"], "1..1000"),
+    ("both", ["--steps", "4,4"], "twice"),
+    ("both", ["--steps", ",".join(map(str, range(1, 40)))], "at most 16"),
+    ("both", ["--seed", "-1"], "--seed"),
+    ("both", ["--seed", "99999999999"], "2147483647"),
+    ("both", ["--seed", "1.5"], "--seed"),
+    ("both", ["--seed", "9" * 5000], "--seed"),
+    ("both", ["--scale", "nan"], "--scale"),
+    ("both", ["--scale", "-1"], "0..100"),
+    ("both", ["--scale", "inf"], "--scale"),
+    ("both", ["--nonsense", "1"], "--nonsense"),
+    ("both", ["--see", "1"], "--see"),
+    ("evaluate", ["--prompts", "0"], "1..100000"),
+    ("evaluate", ["--split", "train"], "--split"),
+    ("evaluate", ["--out", "/dev/null/x"], "--out"),
+    ("evaluate", ["--out", "/dev/null"], "--out"),
+    ("sample", ["--prompts", "/nonexistent"], "no such file"),
+    ("sample", ["--prompts", "/dev/zero"], "no such file"),
+    ("sample", ["--prompts", "a\0b"], "--prompts"),
+    ("sample", ["--prompt", "x" * 1001], "1,001 characters"),
+    ("sample", ["--prompt", "a\0b"], "NUL"),
+    ("sample", ["--prompt", "caf\udce9"], "UTF-8"),
+    ("sample", ["--out", "grid.jpg"], ".png"),
+    ("sample", ["--out", "/dev/null/x/grid.png"], "--out"),
+]
+
+
+@pytest.mark.parametrize("which, argv, say", BAD)
+def test_bad_flags_are_refused_with_one_line_before_jax_is_asked(which, argv, say, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "anystep.api", None)  # importing it would be no UserError
+    monkeypatch.delattr(anystep, "api", raising=False)
+    for name in MAINS if which == "both" else [which]:
+        start = ["--model", "shapes"] + (["--prompt", "a red circle"] if name == "sample" else [])
+        assert say in refused(MAINS[name], start + argv, capsys)
+
+
+def test_missing_flags_are_named(capsys):
+    assert "--model" in refused(MAINS["sample"], ["--prompt", "a"], capsys)
+    assert "--model" in refused(MAINS["evaluate"], [], capsys)
+    assert "--prompt" in refused(MAINS["sample"], ["--model", "shapes"], capsys)
+
+
+def test_prompt_files(tmp_path, capsys):
+    plain, metadata = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    plain.write_bytes("\ufeffa red circle\r\n\n  \nein grüner\u2028Kreis\n".encode())
+    metadata.write_text('{"tag": "colors", "prompt": "a red bench"}\n{"prompt": "two cows"}\n')
+    assert anystep.sample.read_prompts(str(plain)) == ["a red circle", "ein grüner\u2028Kreis"]
+    assert anystep.sample.read_prompts(str(metadata)) == ["a red bench", "two cows"]
+    for name, data, say in (
+        ("a.txt", b"", "0 prompts"),
+        ("a.txt", b"x\n" * 1001, "1,001 prompts"),
+        ("a.txt", b"good\nbad \xff\n", "UTF-8 at byte 9"),
+        ("a.txt", b"good\n\n" + b"x" * 1001, "line 3"),
+        ("a.txt", b"x\0", "NUL"),
+        ("a.txt", b"x" * (4 * 2**20 + 1), "bytes"),
+        ("a.jsonl", b'{"prompt": "a"}\nb', "line 2: is not JSON"),
+        ("a.jsonl", b'{"prompt": 3}', "prompt"),
+        ("a.jsonl", b"[" * 100_000, "JSON"),
+        ("a.jsonl", b'{"prompt": "\\ud800"}', "UTF-8"),
+        ("a.jsonl", b'{"prompt": "\\u0000"}', "NUL"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        assert say in refused(MAINS["sample"], ["--model", "shapes", "--prompts", str(tmp_path / name)], capsys)
+    assert "no such file" in refused(MAINS["sample"], ["--model", "shapes", "--prompts", str(tmp_path)], capsys)
+
+
+def test_sample_writes_a_grid(tmp_path, monkeypatch, capsys):
+    calls = stand_in(monkeypatch)
+    out = tmp_path / "new" / "grid.png"
+    asked = ["--model", "x", "--prompt", "a", "--prompt", "b", "--out", str(out)]
+    MAINS["sample"](asked + ["--steps", "1,2,8", "--seed", "5", "--scale", "3"])
+    assert calls == [(2, 1, 5, 3.0), (2, 2, 5, 3.0), (2, 8, 5, 3.0)]
+    page = np.asarray(Image.open(out))
+    lefts = [np.nonzero((page == 10 * steps).all(-1).any(0))[0].min() for steps in (1, 2, 8)]
+    assert sorted(lefts) == lefts and str(out) in capsys.readouterr().out
+    calls.clear()
+    MAINS["sample"](["--model", "x", "--prompt", "a", "--out", str(out)])
+    assert [call[1:] for call in calls] == [(1, 0, 2.0), (4, 0, 2.0)]  # the config's steps and scale
+
+
+def test_evaluate_writes_table_report_and_picture(tmp_path, monkeypatch, capsys):
+    calls = stand_in(monkeypatch)
+    model = tmp_path / "model"
+    model.mkdir()
+    MAINS["evaluate"](["--model", str(model), "--split", "dev", "--seed", str(SEED), "--scale", "1.5"])
+    out = capsys.readouterr().out
+    report = json.loads((model / "report.json").read_text())
+    assert report["steps"]["1"]["overall"] == 0.0 and report["steps"]["4"]["overall"] == 1.0
+    assert report["prompts"] == 12 and report["split"] == "dev" and report["seed"] == SEED and report["guide"]["scale"] == 1.5
+    assert {call[3] for call in calls} == {1.5} and str(model / "report.json") in out and str(model / "report.png") in out and "1.00" in out
+    assert min(Image.open(model / "report.png").size) > 400
+    other = tmp_path / "other"
+    MAINS["evaluate"](["--model", "x", "--split", "dev", "--prompts", "18", "--steps", "2", "--out", str(other), "--seed", str(SEED)])
+    report = json.loads((other / "report.json").read_text())
+    assert set(report["steps"]) == {"2"} and report["prompts"] == 18
+
+
+def test_what_the_model_makes_impossible_is_refused(tmp_path, monkeypatch, capsys):
+    stand_in(monkeypatch, kind="mixture2d")
+    out = ["--out", str(tmp_path)]
+    assert "'test'" in refused(MAINS["evaluate"], ["--model", "x", "--split", "test", *out], capsys)
+    assert "'nowhere': no such model" in refused(MAINS["evaluate"], ["--model", "nowhere", *out], capsys)
+    assert "[1, 1, 2]" in refused(MAINS["sample"], ["--model", "x", "--prompt", "mode 3", "--out", str(tmp_path / "a.png")], capsys)
+    stand_in(monkeypatch)
+    without = subjects.subject(config().data, 6)._replace(judge=None)
+    monkeypatch.setattr(subjects, "subject", lambda *_: without)
+    assert "no judge" in refused(MAINS["evaluate"], ["--model", "x", *out], capsys)
+    monkeypatch.setattr(anystep.sample, "PAGE", 16 * 16 * 3)
+    out = ["--out", str(tmp_path / "a.png")]
+    assert "pixels" in refused(MAINS["sample"], ["--model", "x", "--prompt", "a", "--steps", "1,2,4,8", *out], capsys)
+
+
+LIGHT = """
+import sys
+for name in ("jax", "flax", "torch", "tensorflow", "grain", "ml_collections", "clu", "orbax", "transformers"):
+    sys.modules[name] = None
+import anystep
+assert {"load", "sample"} <= set(dir(anystep))
+"""
+ORDERS = [
+    "import anystep; draw = anystep.sample",
+    "import anystep.sample; draw = anystep.sample",
+    "from anystep import sample as draw",
+    "from anystep.sample import main; import anystep; draw = anystep.sample",
+    "import anystep; first = anystep.sample; import anystep.sample; anystep.sample.main; draw = anystep.sample; assert draw is first",
+    "import importlib; importlib.import_module('anystep.sample'); import anystep; draw = anystep.sample",
+    "from anystep import sample; sample.main; draw = sample",
+]
+CALL = """
+import inspect, types
+fake = types.ModuleType("anystep.api")
+def sample(model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None):
+    return model, params, prompts, [steps, seed, guide, steer, sampler, ask, times]
+fake.sample = sample
+fake.load = lambda name: ("model", name)
+sys.modules["anystep.api"] = fake
+import anystep
+assert callable(draw)
+model, params, prompts, options = draw(*anystep.load("shapes"), ["a"], steps=2, ask="zero")
+assert (model, params, prompts) == ("model", "shapes", ["a"])
+assert options == [2, 0, None, None, None, "zero", None], options
+assert list(inspect.signature(draw).parameters)[:3] == ["model", "params", "prompts"]
+try:
+    anystep.nothing
+except AttributeError as error:
+    assert "nothing" in str(error)
+else:
+    raise SystemExit("anystep.nothing exists")
+"""
+
+
+def test_the_package_is_light_and_sample_can_be_called_in_every_order_of_imports():
+    # one process for all: each order starts from a package that was never imported
+    fresh = "\nfor name in [n for n in sys.modules if n == 'anystep' or n.startswith('anystep.')]: del sys.modules[name]\n"
+    code = LIGHT + "".join(fresh + order + CALL for order in ORDERS)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_callable_module_takes_what_the_function_takes():
+    from anystep import api
+
+    own, real = (inspect.signature(function).parameters.values() for function in (anystep.sample, api.sample))
+    assert [(p.name, p.default) for p in own] == [(p.name, p.default) for p in real]
+
+
+def test_the_module_runs_as_a_program():
+    command = [sys.executable, "-m", "anystep.sample", "--model", "x", "--steps", "0", "--prompt", "a"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -1,0 +1,42 @@
+"""What stabilisers do to a size, and that they keep a direction."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anystep.weighting import adaptive, calm, rms
+
+SIZES = np.array([0.0, 1e-3, 0.5, 1.0, 7.0, 1e4])
+UNIT = jax.random.normal(jax.random.key(0), (6, 8, 5))
+UNIT = UNIT / jnp.sqrt(jnp.mean(UNIT**2, axis=(1, 2), keepdims=True))
+TANGENT = UNIT * jnp.asarray(SIZES, jnp.float32)[:, None, None]
+
+
+def test_rms():
+    np.testing.assert_allclose(rms(TANGENT).reshape(-1), SIZES, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kind, sizes",
+    [
+        ("none", SIZES),
+        ("clip", np.minimum(SIZES, 1.0)),
+        ("rms", SIZES / (SIZES + 0.1)),
+        ("l2", SIZES / (40**0.5 * SIZES + 0.1)),  # 40 numbers a sample: |g| = sqrt(40) rms
+    ],
+)
+def test_calm(kind, sizes):
+    np.testing.assert_allclose(calm(TANGENT, kind), UNIT * jnp.asarray(sizes, jnp.float32)[:, None, None], rtol=2e-5, atol=1e-7)
+
+
+def test_rms_does_not_depend_on_the_resolution():
+    coarse = jnp.full((1, 4, 4, 1), 0.3)
+    assert calm(coarse, "rms")[0, 0, 0, 0] == pytest.approx(float(calm(jnp.full((1, 32, 32, 1), 0.3), "rms")[0, 0, 0, 0]), rel=1e-5)
+
+
+def test_adaptive_divides_by_a_constant():
+    loss = jnp.array([0.0, 0.01, 0.5, 90.0])
+    np.testing.assert_allclose(adaptive(loss), loss / (loss + 0.01), rtol=1e-6)
+    gradient = jax.grad(lambda a: jnp.sum(adaptive(a, c=0.02, p=0.5)))(loss)
+    np.testing.assert_allclose(gradient, 1 / np.sqrt(loss + 0.02), rtol=1e-6)
