@@ -16,7 +16,8 @@ from anystep.errors import UserError
 from anystep.guide import classifier_free
 from anystep.nets.build import build_models
 from anystep.path import from_flow_time
-from anystep.sampling import make, sample as run
+from anystep.sampling import make
+from anystep.sampling import sample as run
 from anystep.state import EMA
 from anystep.subjects import to_uint8
 from anystep.times import grid
@@ -34,9 +35,9 @@ class Pipeline(NamedTuple):
     draw: Callable
 
 
-def pipeline(config, models=None) -> Pipeline:
+def pipeline(config) -> Pipeline:
     """A Pipeline of a checked config, without weights."""
-    models = models or build_models(config)
+    models = build_models(config)
     draw = jax.jit(functools.partial(_draw, models), static_argnames=("sampler", "ask", "energy_preserving", "guide", "steer", "guided"))
     return Pipeline(models["net"], models["text"], config, draw)
 
@@ -129,4 +130,3 @@ def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampl
     noise = tree.normal(pairs[:, 0], net.shape)
     x, _ = run(walker, pairs[:, 1], noise, from_flow_time(net.path, flow_times))
     return x * jnp.asarray(net.scale) + jnp.asarray(net.shift)
-

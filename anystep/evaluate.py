@@ -30,9 +30,11 @@ def main(argv):
     out = flags.folder(args.out or (args.model if epath.Path(args.model).is_dir() else "."), "--out")
 
     from anystep import api, evals  # after the flags: a typing error should not wait for jax
+    from anystep.cache import use_compile_cache
     from anystep.subjects import subject
 
     # ---------------------------------------------------------------- what is asked
+    use_compile_cache()
     model, params = api.load(args.model)
     settings = model.config.eval
     scale = settings.scale if args.scale is None else args.scale
@@ -53,7 +55,8 @@ def main(argv):
     report = evals.any_step_report(draw, metadata, counts, judge, split=split, seed=args.seed, guide=guide)
 
     # ---------------------------------------------------------------- what a person sees
-    name = epath.Path(args.model).name
+    place = epath.Path(args.model).resolve()
+    name = f"{place.parent.name}/{place.name}" if place.name == "model" else place.name  # every run calls its folder so
     how = f"guidance {scale:g}, {settings.sampler} sampler, seed {args.seed}; bars: one standard error"
     page = logs.report_picture(report, show(drawn), f"anystep: {name}", f"{len(metadata)} {split} prompts, {how}")
     (out / "report.json").write_text(json.dumps({"model": name} | report, indent=1) + "\n")

@@ -1,13 +1,13 @@
 """Guidance: Velocity -> Velocity, without memory.
 
-    CFG                 v = c + (w - 1)(c - u), exact at w = 1              (2207.12598)
-    energy-preserving   v |c| / |v|, one norm per sample over all axes      (2412.09966; minFM rescales the velocity, and so do we)
-    interval            w acts where low <= t <= high, elsewhere w = 1      (2404.07724)
+CFG                 v = c + (w - 1)(c - u), exact at w = 1              (2207.12598)
+energy-preserving   v |c| / |v|, one norm per sample over all axes      (2412.09966; minFM rescales the velocity, and so do we)
+interval            w acts where low <= t <= high, elsewhere w = 1      (2404.07724)
 """
 
 import jax.numpy as jnp
 
-from anystep.path import expand
+from anystep.arrays import expand, norm
 
 
 def classifier_free(null, scale, energy_preserving=False, interval=(0.0, jnp.inf)):
@@ -27,8 +27,3 @@ def classifier_free(null, scale, energy_preserving=False, interval=(0.0, jnp.inf
         return guided
 
     return guide
-
-
-def norm(x):
-    """Per-sample L2 norm over all axes but the first, kept as [B, 1, ...]."""
-    return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=tuple(range(1, x.ndim)), keepdims=True))

@@ -22,17 +22,13 @@ the linear jump lands. Nothing divides by a quantity that vanishes, so both ends
 import jax
 import jax.numpy as jnp
 
+from anystep.arrays import expand
 from anystep.types import Model, Path
 
 LINEAR = Path("linear", lambda t: 1.0 - t, lambda t: t, t_noise=1.0)
 TRIG = Path("trig", jnp.cos, jnp.sin, t_noise=jnp.pi / 2)
 VE = Path("ve", jnp.ones_like, lambda t: t, t_noise=80.0)
 PATHS = {path.name: path for path in (LINEAR, TRIG, VE)}
-
-
-def expand(t, x):
-    """[B] -> [B, 1, ...] with the rank of x."""
-    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 def coefficients(path, t):

@@ -90,7 +90,9 @@ def main(argv):
     flags.folder(epath.Path(args.out).parent, "--out")
 
     from anystep import api  # after the flags: a typing error should not wait for jax
+    from anystep.cache import use_compile_cache
 
+    use_compile_cache()
     model, params = api.load(args.model)
     if model.net.shape[-1] != 3:
         raise UserError(f"--model {args.model!r}: draws samples of shape {list(model.net.shape)}, a grid needs pictures")

@@ -2,16 +2,18 @@
 
     euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
     heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
-    restart   x <- alpha x0 + sigma fresh noise,  x0 = the data end of u      the marginals Self-E trains; with s = 0 sCM's multistep sampling
+    restart   x <- alpha x0 + sigma fresh noise,  x0 = the data end of u    the marginals Self-E trains; with s = 0 sCM's multistep sampling
 
-What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2 (Self-E, S.3.1: one step wants about half).
+What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2
+(Self-E, S.3.1: one step wants about half).
 """
 
 import jax
 import jax.numpy as jnp
 
 from anystep import tree
-from anystep.path import data_and_noise, expand, interpolate, jump
+from anystep.arrays import expand
+from anystep.path import data_and_noise, interpolate, jump
 from anystep.types import Model, Sampler, SamplerState
 
 
@@ -41,12 +43,15 @@ def euler(velocity, path, ask) -> Sampler:
 
 
 def heun(velocity, path) -> Sampler:
-    """Second order, always on the diagonal s = t: a flow map's average velocity must not be averaged again. The last step is Euler's, where t_next is the data end."""
+    """Second order, always on the diagonal s = t: a flow map's average velocity must not be averaged again.
+
+    The last step is Euler's, where t_next is the data end.
+    """
 
     def step(state, t_pair, first=None):
         t, t_next = broadcast(state.x, t_pair)
         u, aux = velocity(state.x, t, t) if first is None else first
-        guess = state.x + expand(t_next - t, u) * u
+        guess = jump(path, state.x, u, t, t_next)
 
         def correct(_):
             v, _ = velocity(guess, t_next, t_next)

@@ -37,7 +37,9 @@ def pictures_strip(metadata, most=8):
     """Rows are the first prompts of every tag in turn, columns the step counts."""
 
     def show(arrays, title=""):
-        return logs.strip({steps: to_uint8(x[:most]) for steps, x in arrays.items()}, [row["prompt"] for row in metadata[:most]], title=title)
+        return logs.strip(
+            {steps: to_uint8(x[:most]) for steps, x in arrays.items()}, [row["prompt"] for row in metadata[:most]], title=title
+        )
 
     return show
 

@@ -1,8 +1,8 @@
 """Draws of (t, s) for training and grids of times for sampling, all in flow time [0, 1] (1 noise, 0 data); `path.from_flow_time` converts.
 
-    logit-normal   t = sigmoid(mean + std z)                                        (2403.03206)
-    shift          t -> shift t / (1 + (shift - 1) t),   shift = exp(mu) of FLUX and Self-E; one warp for training and sampling
-    gap            s ~ U(max(1 - tau, s_min) t, t),   tau from 0 to 1 over `anneal` steps      (Self-E, 2512.22374, S.2)
+logit-normal   t = sigmoid(mean + std z)                                        (2403.03206)
+shift          t -> shift t / (1 + (shift - 1) t),   shift = exp(mu) of FLUX and Self-E; one warp for training and sampling
+gap            s ~ U(max(1 - tau, s_min) t, t),   tau from 0 to 1 over `anneal` steps      (Self-E, 2512.22374, S.2)
 """
 
 from typing import NamedTuple

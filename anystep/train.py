@@ -50,7 +50,7 @@ def dry_run(config):
 
     from anystep import mesh as meshes
     from anystep import tree
-    from anystep.train_step import count_flops
+    from anystep.train_step import abstract_batch, count_flops
 
     mesh, models, optimizers, abstract, shardings, whole = build(config)
     sizes = {role: tree.count(params) for role, params in abstract.params.items()}
@@ -66,20 +66,6 @@ def dry_run(config):
     print(json.dumps(facts))
 
 
-def abstract_batch(config, models):
-    """Shapes of the global batch as the data gives it."""
-    import jax
-    import numpy as np
-
-    tokens = models["text"].tokenize([""])
-    rows = config.data.batch
-    return {
-        "x0": jax.ShapeDtypeStruct((rows, *models["net"].shape), np.float32),
-        "index": jax.ShapeDtypeStruct((rows,), np.int32),
-        "cond": {"tokens": jax.ShapeDtypeStruct((rows, *tokens.shape[1:]), np.int32)},
-    }
-
-
 def train(config, workdir):
     import jax
     from etils import epath
@@ -90,7 +76,7 @@ def train(config, workdir):
     from anystep.data import make_stream
     from anystep.guard import RESTART, Stop
     from anystep.state import EMA
-    from anystep.train_step import count_flops, make_train_step
+    from anystep.train_step import abstract_batch, count_flops, make_train_step
     from anystep.watch import Watch
 
     # ---------------------------------------------------------------- what the config decides
@@ -117,7 +103,7 @@ def train(config, workdir):
         cost = count_flops(config, models, optimizers, abstract_batch(config, models))
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
         writer = logs.JsonlWriter(workdir / "metrics.jsonl") if jax.process_index() == 0 else None
-        watch = Watch(config, models, workdir, writer)
+        watch = Watch(config, workdir, writer)
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
         row, pending, saved, last = {"start": start}, None, lambda: True, start
@@ -131,7 +117,7 @@ def train(config, workdir):
             if "step" in row:
                 pending, row = row, {}
             progress.update(step)
-            if step % config.train.sample_every == 0 or step == config.train.steps:
+            if config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps):
                 watch(step, state.ema[EMA])
             leaving = stop(step)
             if leaving or step % config.checkpoint.every == 0 or step in (1, config.train.steps):
@@ -162,7 +148,9 @@ def keep_config(workdir, config):
         before = json.loads(path.read_text())
         changed = differences(before, json.loads(text))
         if changed:
-            raise UserError(f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values")
+            raise UserError(
+                f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
+            )
         return
     workdir.mkdir(parents=True, exist_ok=True)
     path.write_text(text)

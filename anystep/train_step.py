@@ -62,6 +62,17 @@ def make_train_step(config, models, optimizers, shardings=None, batch_sharding=N
     return jax.jit(train_step, donate_argnums=0, in_shardings=(shardings, None, batch_sharding), out_shardings=(shardings, None))
 
 
+def abstract_batch(config, models):
+    """Shapes of the global batch as the data gives it."""
+    tokens = models["text"].tokenize([""])
+    rows = config.data.batch
+    return {
+        "x0": jax.ShapeDtypeStruct((rows, *models["net"].shape), jnp.float32),
+        "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "cond": {"tokens": jax.ShapeDtypeStruct((rows, *tokens.shape[1:]), jnp.int32)},
+    }
+
+
 def count_flops(config, models, optimizers, batch):
     """Matrix-product FLOPs of one step's gradient, without the optimizer, from abstract shapes."""
     state = jax.eval_shape(lambda: init_state(models, optimizers, 0))

@@ -15,9 +15,9 @@ from anystep.subjects import subject
 class Watch:
     """`watch(step, params)` draws and writes; prompts, noise and compiled samplers are kept between calls. All processes draw, the first one writes."""
 
-    def __init__(self, config, models, workdir, writer):
+    def __init__(self, config, workdir, writer):
         self.config, self.workdir, self.writer = config, workdir, writer
-        self.model = pipeline(config, models)
+        self.model = pipeline(config)
         self.subject = subject(config.data, min(BATCH, config.eval.prompts))
 
     def __call__(self, step, params):

@@ -1,20 +1,15 @@
 """What is done to a tangent or a loss so that training stays calm. Each is the identity at its "none".
 
-    clip    g min(1, 1 / rms(g))               bounds the tangent's root mean square at 1
-    l2      g / (|g| + 0.1)                    sCM and the released SANA-Sprint loop (2410.11081, Eq. 8)
-    rms     g / (rms(g) + 0.1)                 the same with a norm that does not depend on the resolution
-    adaptive   loss / sg(loss + c)^p           MeanFlow (2505.13447, Sec. 4.3): c = 0.01, p = 1
+clip    g min(1, 1 / rms(g))               bounds the tangent's root mean square at 1
+l2      g / (|g| + 0.1)                    sCM and the released SANA-Sprint loop (2410.11081, Eq. 8)
+rms     g / (rms(g) + 0.1)                 the same with a norm that does not depend on the resolution
+adaptive   loss / sg(loss + c)^p           MeanFlow (2505.13447, Sec. 4.3): c = 0.01, p = 1
 """
 
 import jax
 import jax.numpy as jnp
 
-from anystep.guide import norm
-
-
-def rms(x):
-    """Per-sample root mean square, [B, 1, ...]."""
-    return norm(x) / jnp.sqrt(float(x[0].size))
+from anystep.arrays import norm, rms
 
 
 def calm(tangent, kind):

@@ -31,6 +31,7 @@ def get_config():
                 stem=32,
                 predicts="x0",
                 time_frequency=4.0,
+                time_span=16.0,
                 scan=True,
                 remat=False,
                 dtype="float32",
@@ -48,7 +49,9 @@ def get_config():
             ),
             optim=dict(name="muon", lr=2e-3, final_lr=0.05, warmup=100, b1=0.9, b2=0.99, weight_decay=0.0, clip=1.0, ema=0.998),
             train=dict(steps=2000, log_every=20, sample_every=500),
-            eval=dict(steps=(1, 2, 4, 8, 32), prompts=16, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"),
+            eval=dict(
+                steps=(1, 2, 4, 8, 32), prompts=16, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"
+            ),
             mesh=dict(data=-1, fsdp=1),
             checkpoint=dict(every=500, keep=2),
             init_from="",

@@ -33,7 +33,8 @@ def get_config():
                 stem=32,
                 predicts="x0",
                 time_frequency=4.0,
-                scan=True,
+                time_span=16.0,
+                scan=False,
                 remat=False,
                 dtype="float32",
                 shift=0.78,
@@ -50,7 +51,9 @@ def get_config():
             ),
             optim=dict(name="muon", lr=3e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, weight_decay=0.0, clip=1.0, ema=0.995),
             train=dict(steps=1600, log_every=20, sample_every=400),
-            eval=dict(steps=(1, 2, 4, 8, 32), prompts=64, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"),
+            eval=dict(
+                steps=(1, 2, 4, 8, 32), prompts=64, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"
+            ),
             mesh=dict(data=-1, fsdp=1),
             checkpoint=dict(every=400, keep=2),
             init_from="",

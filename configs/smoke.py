@@ -23,6 +23,7 @@ def get_config():
                 stem=0,
                 predicts="v",
                 time_frequency=4.0,
+                time_span=16.0,
                 scan=False,
                 remat=False,
                 dtype="float32",

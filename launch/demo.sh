@@ -14,5 +14,5 @@ rm -rf build # setuptools would install modules that a former build left there
 say "training"
 .venv-demo/bin/anystep train --config "${CONFIG:-shapes}" --workdir "$workdir"
 say "measuring"
-.venv-demo/bin/anystep evaluate --workdir "$workdir"
+.venv-demo/bin/anystep evaluate --model "$workdir"
 say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s: pictures in $workdir/samples, the report in $workdir/report.png and report.json"

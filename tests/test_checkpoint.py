@@ -124,7 +124,7 @@ checkpoint.save(sys.argv[1], 2, {"w": jnp.arange(2.0**24) % 1013})()
 
 
 def test_a_save_that_was_killed_is_ignored_and_can_be_repeated(tmp_path):
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment(), capture_output=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment(), capture_output=True, timeout=300)
     assert ended.returncode == -9, ended.stderr
     left = [entry.name for entry in (tmp_path / "checkpoints").iterdir()]
     assert len(left) == 2 and "2" not in left
@@ -141,6 +141,18 @@ def environment():
 
 def data_files(folder):
     return sorted(file for file in folder.rglob("*") if file.is_file() and file.stat().st_size and "d" in file.parent.name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("shape", [(), (1,), (3, 5, 7)])
+def test_the_digest_is_the_same_on_the_host_and_across_processes(dtype, shape):
+    leaf = jnp.asarray(np.random.default_rng(0).integers(0, 200, shape)).astype(dtype)
+    assert checkpoint._digest(leaf) == int(checkpoint._digest_across_processes(leaf))
+
+
+def test_the_digest_is_its_formula():
+    words = np.array([[3, 5], [2**32 - 1, 7]], np.uint32)
+    assert checkpoint._digest(words) == (3 * 1 + 5 * 3 + (2**32 - 1) * 5 + 7 * 7) % 2**32
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")  # orbax, when a read fails
@@ -167,7 +179,7 @@ def test_no_flipped_bit_is_ever_restored(tmp_path, capfd):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")  # orbax, when a read fails
-@pytest.mark.parametrize("damage", ["truncate", "empty", "delete", "no metadata", "swap"])
+@pytest.mark.parametrize("damage", ["truncate", "empty", "delete", "no metadata", "swap", "iterator"])
 def test_a_damaged_checkpoint_costs_one_line_and_the_one_before_is_taken(tmp_path, damage, capfd):
     batches = stream()
     states = {}
@@ -184,6 +196,10 @@ def test_a_damaged_checkpoint_costs_one_line_and_the_one_before_is_taken(tmp_pat
             file.unlink()
     if damage == "no metadata":
         (newest / "_CHECKPOINT_METADATA").unlink()
+    if damage == "iterator":
+        text = (newest / "_CHECKPOINT_METADATA").read_text()
+        assert text.count('"next_index": 3') == 1
+        (newest / "_CHECKPOINT_METADATA").write_text(text.replace('"next_index": 3', '"next_index": 7'))
     if damage == "swap":
         shutil.rmtree(newest / "state")
         shutil.copytree(tmp_path / "checkpoints/1/state", newest / "state")
@@ -191,7 +207,7 @@ def test_a_damaged_checkpoint_costs_one_line_and_the_one_before_is_taken(tmp_pat
     step, state, _ = checkpoint.restore(tmp_path, empty(start()), fresh)
     assert step == 1
     equal(state, states[1])
-    assert next(fresh)["index"][0] == 4
+    assert next(fresh)["index"][0] == 4  # where checkpoint 1 stood
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("WARNING: checkpoint 2 cannot be read")]
     assert len(lines) == 1
     shutil.rmtree(tmp_path / "checkpoints/1")
@@ -231,6 +247,8 @@ def test_an_asked_step_is_taken_or_refused(tmp_path):
         checkpoint.save(tmp_path, step, {"w": jnp.float32(step)})()
     abstract = {"w": jax.ShapeDtypeStruct((), jnp.float32)}
     assert checkpoint.restore(tmp_path, abstract, step=1)[1]["w"] == 1.0
+    assert checkpoint.save(tmp_path, 1, {"w": jnp.float32(8)})()  # again, as after a fall back
+    assert checkpoint.restore(tmp_path, abstract, step=1)[1]["w"] == 8.0
     with pytest.raises(UserError, match="no finished checkpoint of step 3"):
         checkpoint.restore(tmp_path, abstract, step=3)
     with pytest.raises(UserError, match="no finished checkpoint"):
@@ -267,7 +285,7 @@ else:
 def test_eight_devices_save_and_one_and_four_restore(tmp_path):
     for count, act in (("8", "save"), ("4", "restore")):
         command = [sys.executable, "-c", MESH, str(tmp_path), count, act]
-        ended = subprocess.run(command, env=environment(), capture_output=True, timeout=120)
+        ended = subprocess.run(command, env=environment(), capture_output=True, timeout=300)
         assert ended.returncode == 0, ended.stderr.decode()[-2000:]
     abstract = {"rows": jax.ShapeDtypeStruct((16, 4), jnp.float32), "whole": jax.ShapeDtypeStruct((5,), jnp.int32)}
     _, state, _ = checkpoint.restore(tmp_path, abstract)

@@ -273,14 +273,14 @@ def png_header(width, height):
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("width, height", [(8193, 1), (1, 8193), (8192, 8193), (30000, 30000)])
+@pytest.mark.parametrize("width, height", [(8193, 1), (1, 8193), (8001, 8000), (30000, 30000)])
 def test_a_bomb_is_refused_by_its_header(tmp_path, width, height):
     (tmp_path / "bomb.png").write_bytes(png_header(width, height))
     (tmp_path / "bomb.txt").write_text("boom")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UserError, match=r"bomb\.png.*(allowed are 8192 a side|exceeds limit)"):
         show(tmp_path)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -314,11 +314,19 @@ def test_damaged_files_are_user_errors_that_name_the_file(tmp_path):
     assert refused > 40
 
 
-def test_programs_in_disguise_are_not_pictures(tmp_path):
-    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n")
-    (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(UserError, match=r"x\.png: not a readable picture"):
-        show(tmp_path)
+def test_only_the_common_formats_are_decoded(tmp_path):
+    for disguised in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", pcx()):
+        (tmp_path / "x.png").write_bytes(disguised)
+        (tmp_path / "x.txt").write_text("x")
+        with pytest.raises(UserError, match=r"x\.png: not a readable picture"):
+            show(tmp_path)
+
+
+def pcx():
+    """A sound picture of a format that is not asked for."""
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PCX")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(

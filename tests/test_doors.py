@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # Imports go down: a room may import rooms of lower floors and itself, never a neighbour. Every file of the package lives in a room.
 FLOORS = (
-    "errors types tree flops",
+    "errors types tree arrays flops",
     "path times flow_map guide weighting shapes",
     "nets",
     "objectives sampling",
@@ -20,6 +20,7 @@ FLOORS = (
     "mesh optim logs cache",
     "state checkpoint guard weights",
     "data evals config flags",
+    "subjects",
     "train_step api",
     "watch",
     "train sample evaluate bench launch __main__",
@@ -179,7 +180,7 @@ PLANTS = {  # file: (source, part of the message)
     "anystep/path.py": ("def f():\n    from . import sampling", "floor 3, from floor 1"),
     "anystep/guide.py": ("import anystep.objectives.mix", "floor 3, from floor 1"),
     "anystep/guard.py": ("from anystep import checkpoint", "floor 6, from floor 6"),
-    "anystep/mesh.py": ("from anystep import draw", "floor 11, from floor 5"),
+    "anystep/mesh.py": ("from anystep import draw", "floor 12, from floor 5"),
     "anystep/nets/attention.py": ("from .sana import build", "not before 'attention'"),
     "anystep/nets/blocks.py": ("from anystep.nets import anything", "not before 'blocks'"),
     "anystep/nets/text/words.py": ("from ..sana import build", "not before 'text'"),

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anystep.guide import classifier_free, norm
+from anystep.arrays import norm
+from anystep.guide import classifier_free
 
 X = jax.random.normal(jax.random.key(0), (3, 4, 4, 2))
 T = jnp.array([0.1, 0.5, 0.9])

@@ -212,6 +212,7 @@ def test_curves_place_points_by_their_values():
     span = (low - high) / 0.6  # pixels for 1
     top, bottom, _ = heights(0.5, 0.2)
     assert abs((bottom - top) - 0.4 * span) <= 3
+    assert set(range(top + 2, bottom - 1)) <= set(center([(1, 0.5, 0.2)], ylim=(0, 1))[0])  # the bar has no holes
 
     def spots(xs, logx):
         found = []
@@ -231,8 +232,8 @@ def test_curves_place_points_by_their_values():
 
 
 def test_report_picture_shows_the_whole_strip_and_every_score():
-    images = {steps: unique(2, 8, 8, 200 * n) for n, steps in enumerate((1, 4))}
-    strip = logs.strip(images, ["a", "b"])
+    images = {steps: unique(8, 4, 4, 200 * n) for n, steps in enumerate((1, 4))}
+    strip = logs.strip(images, list("abcdefgh"))
     row = {"overall": 0.5, "overall_se": 0.1, "two_object": 0.25, "two_object_se": None, "joint": 1.0, "joint_se": 0.0}
     report = {"steps": {"1": row, "4": row | {"overall": 0.75}}}
     assert logs.score_names(report) == ["overall", "two_object", "joint"]
@@ -240,6 +241,8 @@ def test_report_picture_shows_the_whole_strip_and_every_score():
     for pictures in images.values():
         for color in pictures.reshape(-1, 3)[[0, 17, -1]]:
             assert place_of(page, color)[0] == place_of(strip, color)[0] > 0
+            _, left, top, width, height = place_of(page, color)
+            assert 10 < left and left + width < page.width - 10 and 10 < top and top + height < page.height - 10
     other = logs.report_picture({"steps": {"1": row, "4": row | {"overall": 0.75, "joint": 0.98}}}, strip, "title", "subtitle")
     assert other.size == page.size and other.tobytes() != page.tobytes()
     assert all((np.asarray(page) == color).all(-1).sum() > 30 for color in COLORS[1:3])

@@ -15,10 +15,11 @@ from anystep.times import TimeLaw
 from anystep.types import Roles
 
 ROWS = 40_000
+LAW = TimeLaw(mean=-1.0)  # near t = 1 the gradient is right too, but so noisy that many more samples would be needed
 BARE = {
-    "flow matching": flow_matching(),
-    "consistency": consistency(s_law="zero", tangent="none", weighting="none"),
-    "meanflow": consistency(s_law="uniform", tangent="none", weighting="none"),
+    "flow matching": flow_matching(LAW),
+    "consistency": consistency(LAW, s_law="zero", tangent="none", weighting="none"),
+    "meanflow": consistency(LAW, s_law="uniform", tangent="none", weighting="none"),
 }
 
 
@@ -47,10 +48,10 @@ def test_flow_matching_wants_the_velocity_not_the_map(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tangent, weighting", [("clip", "none"), ("l2", "none"), ("rms", "none"), ("none", "adaptive")])
+@pytest.mark.parametrize("tangent, weighting", [("clip", "none"), ("rms", "none"), ("none", "adaptive")])
 def test_bias_of_the_stabilisers_is_reported(mixture, tangent, weighting):
     """Not zero and not meant to be. The size is told against the gradient that the same loss has at 1.1 times the map."""
-    objective = consistency(tangent=tangent, weighting=weighting)
+    objective = consistency(LAW, tangent=tangent, weighting=weighting)
     (bias, error), (away, _) = (toys.expected_gradient(objective, *mixture, scale) for scale in (1.0, 1.1))
     worst = np.abs(bias).max() / np.abs(away - bias).max()
     print(f"\ntangent {tangent}, weighting {weighting}: bias {worst:.3f} of a tenth's gradient, z up to {np.abs(bias / error).max():.0f}")

@@ -42,13 +42,17 @@ def test_warp_keeps_ends_and_order():
     assert (times.warp(t, 1.0) == t).all()
 
 
-@pytest.mark.parametrize("base, tokens, mu", [(512, 256, 0.4536), (512, 1024, 0.5929), (256, 256, 0.5), (256, 1024, 0.63), (256, 4096, 1.15)])
+@pytest.mark.parametrize(
+    "base, tokens, mu",
+    [(512, 256, 0.4536), (512, 1024, 0.5929), (256, 256, 0.5), (256, 1024, 0.63), (256, 4096, 1.15)],
+)
 def test_flux_shift(base, tokens, mu):
     assert np.log(times.flux_shift(tokens, low=(base, 0.5))) == pytest.approx(mu, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    "tokens, expected", [(256, [1, 0.6115, 0]), (256, [1, 0.825, 0.6115, 0.344, 0]), (1024, [1, 0.644, 0]), (1024, [1, 0.844, 0.644, 0.376, 0])]
+    "tokens, expected",
+    [(256, [1, 0.6115, 0]), (256, [1, 0.825, 0.6115, 0.344, 0]), (1024, [1, 0.644, 0]), (1024, [1, 0.844, 0.644, 0.376, 0])],
 )
 def test_grids_of_self_e(tokens, expected):
     grid = times.grid(len(expected) - 1, times.flux_shift(tokens, low=(512, 0.5)))

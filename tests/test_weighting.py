@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anystep.weighting import adaptive, calm, rms
+from anystep.arrays import rms
+from anystep.weighting import adaptive, calm
 
 SIZES = np.array([0.0, 1e-3, 0.5, 1.0, 7.0, 1e4])
 UNIT = jax.random.normal(jax.random.key(0), (6, 8, 5))

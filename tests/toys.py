@@ -1,4 +1,4 @@
-"""Truths to test against: a Gaussian mixture with its exact velocity and flow map, three-line analytic Models, tiny networks with random weights."""
+"""Truths to test against: a Gaussian mixture with its exact velocity and flow map, analytic Models, tiny networks with random weights."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anystep.arrays import expand
 from anystep.nets import mlp, sana, text
-from anystep.path import LINEAR, compose, expand
+from anystep.path import LINEAR, compose
 from anystep.types import Model, Roles
 
 
@@ -50,7 +51,7 @@ def exact_velocity(x, t, mixture=MIXTURE):
     return jnp.sum(jax.nn.softmax(log_joint(x, t, mixture))[..., None] * (noise - x0), axis=1)
 
 
-def exact_map(x, t, s, steps=24):
+def exact_map(x, t, s, steps=16):
     """The average of the exact velocity along its own path from t to s: the mean of Runge-Kutta's slopes, so that s = t needs no limit."""
     h = (t - s) / steps
 
@@ -98,9 +99,10 @@ def probes(x, t, s):
 
 
 def probed(function, ends="map"):
-    """u = scale u*(x, t, s, cond) + sum_p theta_p phi_p, theta [B, PROBES + 1]: the gradient of the sum over the batch by theta is every sample's own.
+    """u = scale u*(x, t, s, cond) + sum_p theta_p phi_p, theta [B, PROBES + 1].
 
-    The last test function is u* itself, so that a scaled map cannot hide from the others.
+    theta has a row a sample, so the gradient of the summed loss is every sample's own. The last test function is
+    u* itself, so that a scaled map cannot hide from the others.
     """
 
     def velocity(params, x, t, s, cond):
@@ -137,6 +139,7 @@ def plain_batch(x0, cond=None, null=None):
 
 TEXT = dict(vocabulary=64, length=6, width=16, depth=1, heads=2)
 OPTIONS = sana.Options(shape=(8, 8, 3), width=16, depth=3, heads=2, cross_heads=2, patch=4, stem=8)
+SANA = {"attention": "linear", "ffn": "conv", "stem": 0, "predicts": "v", "positions": "none"}
 
 
 def tiny_text():

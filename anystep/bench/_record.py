@@ -19,8 +19,14 @@ def write(path, command, result):
             "command": command.strip(),
             "date": datetime.date.today().isoformat(),
             "commit": commit or None,
-            "device": {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "cores": os.cpu_count(), "machine": platform.machine()},
-            "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+            "device": {
+                "kind": jax.devices()[0].device_kind,
+                "count": jax.device_count(),
+                "cores": os.cpu_count(),
+                "machine": platform.machine(),
+            },
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
             "result": result,
         },
         indent=1,

@@ -1,19 +1,17 @@
-"""How far the shapes detector can be trusted: `python -m anystep.bench.detector [--size 16] [--n 3000] [--out FILE.json]`.
+"""How far the shapes detector can be trusted: `anystep bench detector [--size 16] [--n 3000] [--out FILE.json]`.
 
 Clean and noisy renderings that must be read right, damaged ones that must not, and the confusion table of silhouettes and colours.
 The thresholds in `shapes.detect` rest on these figures.
 """
 
-import argparse
-import json
-import os
-import sys
 import time
 
 import numpy as np
 from scipy import ndimage
 
-from anystep.errors import UserError
+from anystep import flags
+from anystep.bench import _record as record
+from anystep.errors import run_main
 from anystep.shapes import BACKGROUND, COLORS, SILHOUETTES, Scene, World, check, detect, draw, judge, make_scene, metadata
 
 NOISE = 0.05  # standard deviation, pictures in [-1, 1]
@@ -125,7 +123,7 @@ def speed(world: World, n: int = 200) -> float:
 
 
 def measure(world: World, n: int) -> dict:
-    """The whole record; n renderings each for clean and noisy ones and the table, and a third for each damage."""
+    """The whole measurement; n renderings each for clean and noisy ones and the table, and a third for each damage."""
     names, counts = confusion(world, n)
     return {
         "size": world.size,
@@ -139,48 +137,37 @@ def measure(world: World, n: int) -> dict:
     }
 
 
-def report(record: dict) -> str:
-    """The record as text: columns of the table are numbered like its rows, "." is zero."""
-    rows, counts = record["confusion"]["rows"], record["confusion"]["counts"]
+def report(result: dict) -> str:
+    """The measurement as text: columns of the table are numbered like its rows, "." is zero."""
+    rows, counts = result["confusion"]["rows"], result["confusion"]["counts"]
     width = max(len(str(v)) for row in counts for v in row) + 1
     wide = max(len(name) for name in rows) + 4
     lines = ["drawn / seen".ljust(wide) + "".join(str(i + 1).rjust(width) for i in range(len(rows))) + " rejected"]
     for i, (name, row) in enumerate(zip(rows, counts, strict=True)):
         cells = [str(v).rjust(width) if v else ".".rjust(width) for v in row[:-1]]
         lines.append(f"{i + 1:>2}  {name}".ljust(wide) + "".join(cells) + f"{row[-1] or '.':>9}")
-    for kind, groups in record["accuracy"].items():
+    for kind, groups in result["accuracy"].items():
         parts = ", ".join(f"{number} objects {share:.4f}" for number, share in groups.items() if number)
         lines.append(f"correct, {kind}: {groups[0]:.4f} ({parts})")
-    lines += [f"rejected, {damage}: {share:.4f}" for damage, share in record["rejected"].items()]
-    lines.append(f"pictures per second: {record['pictures_per_second']}")
+    lines += [f"rejected, {damage}: {share:.4f}" for damage, share in result["rejected"].items()]
+    lines.append(f"pictures per second: {result['pictures_per_second']}")
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="anystep.bench.detector", description=__doc__.splitlines()[0])
+def main(argv):
+    parser = flags.Parser(prog="anystep bench detector", description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=16, help="pixels, >= 16")
-    parser.add_argument("--n", type=int, default=3000, help="renderings per figure")
+    parser.add_argument("--n", type=flags.whole(1, 10**6), default=3000, help="renderings per figure")
     parser.add_argument("--shapes", nargs="+", default=World().shapes, help=f"among {', '.join(SILHOUETTES)}")
     parser.add_argument("--colors", nargs="+", default=World().colors, help=f"among {', '.join(COLORS)}")
-    parser.add_argument("--out", help="JSON record")
+    parser.add_argument("--out", default="", help="JSON record to write")
     args = parser.parse_args(argv)
-    try:
-        world = check(World(size=args.size, shapes=args.shapes, colors=args.colors))
-        if args.n < 1:
-            raise UserError(f"--n = {args.n}: must be >= 1")
-        if args.out and not os.path.isdir(os.path.dirname(args.out) or "."):
-            raise UserError(f"--out = {args.out!r}: its folder must exist")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    record = measure(world, args.n)
-    print(report(record))
+    world = check(World(size=args.size, shapes=args.shapes, colors=args.colors))
+    result = measure(world, args.n)
+    print(report(result))
     if args.out:
-        with open(args.out, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-            file.write("\n")
-    return 0
+        record.write(args.out, "anystep bench detector " + " ".join(argv), result)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_main(main)

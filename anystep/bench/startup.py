@@ -30,7 +30,15 @@ def main(argv):
     with tempfile.TemporaryDirectory() as folder:
         for name in ("cold", "warm"):
             began = time.perf_counter()
-            command = ("--config", args.config, "--workdir", f"{folder}/{name}", "--config.train.steps=2", "--config.train.log_every=1", "--config.optim.warmup=1")
+            command = (
+                "--config",
+                args.config,
+                "--workdir",
+                f"{folder}/{name}",
+                "--config.train.steps=2",
+                "--config.train.log_every=1",
+                "--config.optim.warmup=1",
+            )
             python("-m", "anystep", "train", *command, "--config.eval.steps=(4,)", cache=f"{folder}/cache")
             rows = [json.loads(line) for line in open(f"{folder}/{name}/metrics.jsonl")]
             result[f"first_step_{name}"] = next(row["seconds"] for row in rows if row.get("step") == 1)

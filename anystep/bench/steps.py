@@ -69,11 +69,10 @@ class Case:
     def __init__(self, config):
         import numpy as np
 
-        from anystep.optim import make_optimizer
         from anystep.nets.build import build_models
+        from anystep.optim import make_optimizer
         from anystep.state import init_state
-        from anystep.train import abstract_batch
-        from anystep.train_step import count_flops, make_train_step
+        from anystep.train_step import abstract_batch, count_flops, make_train_step
 
         models = build_models(config)
         optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
@@ -121,7 +120,9 @@ def matrix_product_rate(n=1024, repeats=4):
 
 def table(result):
     lines = [f"config {result['config']}; plain matrix product {result['matrix_product_flops_per_second'] / 1e9:.1f} GFLOP/s", ""]
-    lines.append(f"{'objective':22}{'ms/step':>9}{'ratio':>8}{'FLOPs':>8}{'floor':>8}{'images/s':>10}{'GFLOP/s':>9}{'of product':>12}{'compile s':>11}")
+    lines.append(
+        f"{'objective':22}{'ms/step':>9}{'ratio':>8}{'FLOPs':>8}{'floor':>8}{'images/s':>10}{'GFLOP/s':>9}{'of product':>12}{'compile s':>11}"
+    )
     for name, r in result["cases"].items():
         floor = "" if r["floor"] is None else f"{r['floor']:.2f}"
         lines.append(

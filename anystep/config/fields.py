@@ -45,7 +45,6 @@ def many(meaning, item, least=1, most=math.inf):
 
 
 POSITIVE = 1e-6  # the smallest value of a number that must not be 0
-LARGEST_TIME = math.pi / 2  # of the paths that a config can name
 
 FIELDS = {
     "seed": whole("of every draw", 0, 2**32 - 1),
@@ -66,6 +65,7 @@ FIELDS = {
     "model.stem": whole("channels of the convolutions before and after the blocks, 0 = none", 0, 65536),
     "model.predicts": one_of("what the network puts out", "x0", "v"),
     "model.time_frequency": real("highest of the time embedding, rad per unit time", POSITIVE, 1e6),
+    "model.time_span": real("highest over lowest frequency of the time embedding", 1.0, 1e6),
     "model.scan": switch("one scanned block: compiles faster"),
     "model.remat": switch("recompute each block in the backward pass: less memory, more time"),
     "model.dtype": one_of("of activations; weights are float32", "float32", "bfloat16"),
@@ -114,7 +114,7 @@ FIELDS = {
     "eval.prompts": whole("pictures drawn for each number of steps", 1),
     "eval.scale": real("guidance scale, 1 = none", 0.0, 1000.0),
     "eval.energy_preserving": switch("rescale the guided velocity to the norm of the unguided"),
-    "eval.interval": many("t_low, t_high: guidance only in between", real("", 0.0, LARGEST_TIME), 2, 2),
+    "eval.interval": many("t_low, t_high in flow time: guidance only in between", real("", 0.0, 1.0), 2, 2),
     "eval.sampler": one_of("how to walk", "euler", "heun", "restart"),
     "eval.ask": one_of("s that the sampler asks for: t_next, t, 0 or t / 2", "next", "now", "zero", "half"),
     "mesh.data": whole("devices over which the batch is split, -1 = all that fsdp leaves", -1),

@@ -1,5 +1,6 @@
-"""Batches of pictures and prompts, as a stream that can be entered anywhere. The only folder that imports grain. Import order inside:
-draws, pictures, packs, sources, stream.
+"""Batches of pictures and prompts, as a stream that can be entered anywhere. The only folder that imports grain.
+
+Import order inside: draws, pictures, packs, sources, stream.
 
 Row r of global batch n is sample p = n * batch + r of the stream, and a sample is a pure function of (data config, seed, p). Hence nothing
 depends on threads, processes or restarts, and the whole state of a stream is the number of the next batch. Not here: devices, tokenizers,

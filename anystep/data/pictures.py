@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from anystep.errors import UserError
 
-SIDE, PIXELS = 8192, 64 * 2**20  # what a header may announce
+SIDE, PIXELS = 8192, 64_000_000  # what a header may announce
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no EPS or PDF: those start programs
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 CAPTIONS = ("text", "captions", "caption", "name", "object")  # the first of these that is there

@@ -1,4 +1,4 @@
-"""Pieces that backbones share: time embeddings, modulation, position codes, feed-forwards, 3x3 convolutions as shifted products."""
+"""Pieces that backbones share: time embeddings, modulation, position codes, feed-forwards, a depthwise convolution as shifted products."""
 
 import flax.linen as nn
 import jax
@@ -67,18 +67,6 @@ def shifts(x):
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-
-
-class Conv3x3(nn.Module):
-    """A 3x3 convolution, as one matrix product over the nine shifted copies. On XLA's CPU its gradient is much faster than the convolution's own."""
-
-    features: int
-    dtype: jnp.dtype = jnp.float32
-    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.features, dtype=self.dtype, kernel_init=self.kernel_init, name="taps")(jnp.concatenate(shifts(x), axis=-1))
 
 
 class DepthwiseConv3x3(nn.Module):

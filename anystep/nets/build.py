@@ -8,9 +8,15 @@ def build_models(config, constrain=lambda x: x):
     """{"net": Model, "text": Text} of a config (attribute access; see anystep.config for its fields)."""
     m, t = config.model, config.model.text
     shape = (1, 1, 2) if config.data.kind == "mixture2d" else (config.data.size, config.data.size, 3)
-    common = {"path": PATHS[config.path.name], "ends": ends(config.objective), "gap": gap(config.objective), "shift": m.shift, "scale": m.scale}
+    common = {
+        "path": PATHS[config.path.name],
+        "ends": ends(config.objective),
+        "gap": gap(config.objective),
+        "shift": m.shift,
+        "scale": m.scale,
+    }
     if m.net == "mlp":
-        net = mlp.build(mlp.Options(shape, m.width, m.depth, m.time_frequency), t.width, **common)
+        net = mlp.build(mlp.Options(shape, m.width, m.depth, m.time_frequency, m.time_span), t.width, **common)
     else:
         fields = {name: m[name] for name in sana.Options._fields if name != "shape"}
         net = sana.build(sana.Options(shape=shape, **fields), t.width, **common, constrain=constrain)

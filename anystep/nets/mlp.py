@@ -16,6 +16,7 @@ class Options(NamedTuple):
     width: int = 128
     depth: int = 3
     time_frequency: float = 4.0
+    time_span: float = 16.0
 
 
 class Embed(nn.Module):
@@ -25,8 +26,8 @@ class Embed(nn.Module):
     def __call__(self, x, t, s, cond):
         mask = cond["mask"][..., None].astype(jnp.float32)
         text = jnp.sum(cond["features"] * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
-        e = TimeEmbedding(self.o.width, self.o.time_frequency, name="time")(t)
-        e = e + TimeEmbedding(self.o.width, self.o.time_frequency, zero=True, name="second_time")(t - s)
+        e = TimeEmbedding(self.o.width, self.o.time_frequency, self.o.time_span, name="time")(t)
+        e = e + TimeEmbedding(self.o.width, self.o.time_frequency, self.o.time_span, zero=True, name="second_time")(t - s)
         return nn.Dense(self.o.width, name="point")(x.reshape(x.shape[0], -1)) + nn.Dense(self.o.width, name="text_in")(text), e
 
 

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from anystep import times, tree
+from anystep.arrays import expand, mean_square, rms
 from anystep.flow_map import total_derivative
-from anystep.objectives.draws import draw_point, mean_square
-from anystep.path import LINEAR, expand
+from anystep.objectives.draws import draw_point
+from anystep.path import LINEAR
 from anystep.times import TimeLaw
-from anystep.weighting import adaptive, calm, rms
+from anystep.weighting import adaptive, calm
 
 
 def consistency(law: TimeLaw = TimeLaw(), s_law="zero", warmup=0, tangent="clip", weighting="adaptive"):

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax import Array
 
 from anystep import times, tree
@@ -22,8 +21,3 @@ def draw_point(name, path, law, batch, key, step) -> Point:
     t = from_flow_time(path, times.draw_t(law, tree.sample_keys(key, f"{name}/t", step, index)))
     noise = tree.normal(tree.sample_keys(key, f"{name}/noise", step, index), x0.shape[1:])
     return Point(t, noise, interpolate(path, x0, noise, t), velocity(path, x0, noise, t))
-
-
-def mean_square(x):
-    """[B, ...] -> [B] in float32."""
-    return jnp.mean(jnp.square(x.astype(jnp.float32)), axis=tuple(range(1, x.ndim)))

@@ -1,6 +1,7 @@
 """Flow matching (2210.02747; linear path 2209.03003): || V(x_t, t, t, c) - (alpha' x0 + sigma' noise) ||^2, the diagonal s = t of a two-time network."""
 
-from anystep.objectives.draws import draw_point, mean_square
+from anystep.arrays import mean_square
+from anystep.objectives.draws import draw_point
 from anystep.times import TimeLaw
 
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from anystep import times, tree
-from anystep.guide import norm
-from anystep.objectives.draws import draw_point, mean_square
-from anystep.path import LINEAR, expand
+from anystep.arrays import expand, mean_square, norm
+from anystep.objectives.draws import draw_point
+from anystep.path import LINEAR
 from anystep.times import TimeLaw
 
 

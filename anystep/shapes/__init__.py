@@ -1,6 +1,6 @@
 """The shapes world: an infinite stream of captioned little pictures whose content can be read back exactly. Pure numpy, no network.
 
-Imports inside this folder go in the order of this list: silhouette, scene, draw, caption, detect.
+Import order inside: silhouette, scene, draw, caption, detect.
 """
 # isort: skip_file
 

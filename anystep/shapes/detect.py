@@ -29,7 +29,7 @@ STRENGTH = 0.6  # without a silhouette to divide by, a thing has a colour when i
 MIXED = 0.1  # and at most this share of the ink's energy is not of that colour
 RESIDUAL = 0.03
 RADIUS = (0.85 * min(low for low, _ in RADII.values()), 1.15 * max(high for _, high in RADII.values()))
-LEFTOVER = 0.012  # mean squared RGB difference over 3x3 pixels; noise of 0.1 in [-1, 1] gives 0.0075
+LEFTOVER = 0.008  # squared RGB length of a 3x3 mean of the difference, so that noise averages out and a blot does not
 CROWD = 8  # with more things than this nothing is where it was asked
 STEPS = 3
 NUDGE = np.array([[0.0, 0.0, 0.0], [0.05, 0.0, 0.0], [0.0, 0.05, 0.0], [0.0, 0.0, 0.05]])  # finite differences, in pixels
@@ -64,8 +64,8 @@ def detect(image: np.ndarray, world: World) -> Seen:
     found = [found for found, _ in things]
     if any(thing.shape is None or thing.color is None for thing in found):
         return Seen(found, False)
-    left = ((paint([model for _, model in things], size) - picture) ** 2).sum(-1)
-    return Seen(found, bool(ndimage.uniform_filter(left, 3, mode="nearest").max() < LEFTOVER))
+    left = ndimage.uniform_filter(picture - paint([model for _, model in things], size), (3, 3, 1), mode="nearest")
+    return Seen(found, bool((left**2).sum(-1).max() < LEFTOVER))
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""Three training steps of a tiny network with every objective under plain SGD, on whatever devices there are: what test_topology compares."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+
+
+def three_steps(data, fsdp, folder):
+    """[[loss, grad norm of the net, grad norm of the text encoder, first weight of the head], ...] and the shardings' fsdp leaves."""
+    import optax
+    import tiny
+
+    from anystep import mesh as meshes
+    from anystep.data import make_stream
+    from anystep.nets.build import build_models
+    from anystep.state import init_state
+    from anystep.train_step import make_train_step
+
+    config = tiny.config(
+        "shapes", folder, *tiny.ALL_OBJECTIVES, "--config.data.batch=32", f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}"
+    )
+    mesh = meshes.make_mesh(config.mesh)
+    models = build_models(config, meshes.constrain)
+    optimizers = {role: optax.sgd(1e-2) for role in ("net", "text")}
+    abstract = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    shardings, _ = meshes.shard_rule(abstract, mesh, at_least=1024)
+    split = sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings))
+    stream = make_stream(config.data, models["text"].tokenize, 0, 32, jax.process_index(), jax.process_count())
+    rows = []
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda: init_state(models, optimizers, 0), out_shardings=shardings)()
+        step = make_train_step(config, models, optimizers, shardings, meshes.batch_sharding(mesh))
+        for _ in range(3):
+            state, m = step(state, {}, meshes.device_batch(next(stream), mesh))
+            rows.append(
+                [float(m[name]) for name in ("loss", "grad_norm/net", "grad_norm/text", "loss/self_evaluation", "loss/consistency")]
+            )
+    return {"rows": rows, "split": split}
+
+
+if __name__ == "__main__":  # one of two processes: steps.py FOLDER PORT INDEX
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
+    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(three_steps(-1, 1, FOLDER)))

@@ -1,0 +1,80 @@
+"""Every shipped config, cut to test size: trained a few steps, saved, restored, sampled; its step and its sampler lowered for tpu and cuda."""
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax import export
+
+import anystep
+from anystep import checkpoint, logs, train
+from anystep.api import pipeline
+from anystep.data import make_stream
+from anystep.nets.build import build_models
+from anystep.optim import make_optimizer
+from anystep.state import init_state
+from anystep.train_step import abstract_batch, make_train_step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_config_trains_resumes_and_draws(name, tmp_path):
+    workdir = tmp_path / "run"
+    assert not train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
+    rows = logs.read_rows(workdir / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 6 and np.isfinite(losses).all()
+    assert checkpoint.committed_steps(workdir) == [1, 3, 6]
+    assert (workdir / "samples" / "6.png").stat().st_size > 500
+    (workdir / "checkpoints" / "6").rename(tmp_path / "six")  # as if the run had been killed before its last save
+    (workdir / "model" / "weights.safetensors").rename(tmp_path / "weights")
+    train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
+    assert (workdir / "model" / "weights.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
+
+    (a, p), (b, q) = (anystep.load(folder) for folder in (workdir, workdir / "model"))
+    if name != "smoke":
+        pictures = anystep.sample(a, p, ["a red ring", ""], steps=2)
+        assert pictures.shape == (2, 16, 16, 3) and pictures.dtype == np.uint8
+        np.testing.assert_array_equal(pictures, anystep.sample(b, q, ["a red ring", ""], steps=2))
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
+    config = tiny.config(name, tmp_path)
+    models = build_models(config)
+    optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
+    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    batch = abstract_batch(config, models)
+    export.export(make_train_step(config, models, optimizers), platforms=[platform])(state, {}, batch)
+
+    model = pipeline(config)
+    tokens = batch["cond"]["tokens"]
+    null = jax.ShapeDtypeStruct((1, *tokens.shape[1:]), tokens.dtype)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 8))
+    words = {
+        "sampler": config.eval.sampler,
+        "ask": config.eval.ask,
+        "energy_preserving": True,
+        "guide": None,
+        "steer": None,
+        "guided": True,
+    }
+
+    def draw(params, tokens, null, keys):
+        return model.draw(params, tokens, null, keys, np.linspace(1, 0, 3, dtype=np.float32), 2.0, (0.0, 1.0), **words)
+
+    export.export(jax.jit(draw), platforms=[platform])(state.params, tokens, null, keys)
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_the_data_have_unit_deviation_inside(name, tmp_path):
+    """config.model.shift and scale against the data themselves: within a fifth, so that sigma_data = 1 holds in every formula."""
+    if name == "pictures":
+        pytest.skip("the user's own pictures; the config's figures are those of icons on white")
+    from anystep import config as configs
+
+    config = configs.load(["--config", name])[0]
+    stream = make_stream(config.data, build_models(config)["text"].tokenize, 0, 256)
+    x = (next(stream)["x0"] - config.model.shift) / config.model.scale
+    assert abs(x.mean()) < 0.2 and 0.8 < x.std() < 1.25

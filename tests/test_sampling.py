@@ -1,0 +1,118 @@
+"""Samplers on exact fields: order of convergence, jumps that compose, marginals that survive a restart, what is asked of a network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from anystep import sampling, times
+from anystep.path import as_trig, from_flow_time
+
+FIELD = toys.analytic(lambda params, x, t, s, cond: toys.exact_velocity(x, t), ends="none")
+MAP = toys.analytic(lambda params, x, t, s, cond: toys.exact_map(x, t, s), ends="map")
+MODELS = {"linear": FIELD, "trig": as_trig(FIELD)}
+NOISE = jax.random.normal(jax.random.key(3), (64, 2))
+KEYS = jax.random.split(jax.random.key(4), 64)
+
+
+def closed(model):
+    return lambda x, t, s: model.velocity({}, x, t, s, {})
+
+
+def walk(name, model, grid, noise=NOISE, keys=KEYS, ask="next"):
+    sampler = sampling.make(name, closed(model), model, ask)
+    return jax.jit(lambda noise, keys, grid: sampling.sample(sampler, keys, noise, grid)[0])(noise, keys, grid)
+
+
+@pytest.fixture(scope="module")
+def end():
+    """Where the exact flow takes NOISE: many Runge-Kutta steps of the field itself."""
+    return NOISE - jax.jit(toys.exact_map, static_argnums=3)(NOISE, jnp.ones(64), jnp.zeros(64), 400)
+
+
+@pytest.mark.parametrize("path", MODELS)
+@pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2)])
+def test_order(end, path, name, order):
+    model, steps = MODELS[path], np.array([16, 32, 64, 128])
+    grids = [from_flow_time(model.path, times.grid(int(n))) for n in steps]
+    errors = [np.sqrt(np.mean((walk(name, model, grid) - end) ** 2)) for grid in grids]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert order - 0.2 < slope < order + 0.45
+
+
+@pytest.mark.parametrize("path", MODELS)
+def test_one_step_of_heun_is_one_of_euler(path):
+    grid = jnp.array([MODELS[path].path.t_noise, 0.0])
+    np.testing.assert_allclose(walk("heun", MODELS[path], grid), walk("euler", MODELS[path], grid), atol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["linear", "trig"])
+def test_jumps_of_the_exact_map_compose(end, path):
+    model = MAP if path == "linear" else as_trig(MAP)
+    one, three = (walk("euler", model, from_flow_time(model.path, jnp.array(grid))) for grid in ([1.0, 0.0], [1.0, 0.8, 0.35, 0.0]))
+    np.testing.assert_allclose(one, end, atol=2e-4)
+    np.testing.assert_allclose(three, end, atol=2e-4)
+
+
+def test_any_grid_and_any_end():
+    through = walk("euler", MAP, jnp.array([1.0, 0.55, 0.4]))
+    np.testing.assert_allclose(through, NOISE - 0.6 * toys.exact_map(NOISE, jnp.ones(64), jnp.full(64, 0.4)), atol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_restart_keeps_the_marginals(steps):
+    n = 8000
+    noise, keys = jax.random.normal(jax.random.key(5), (n, 2)), jax.random.split(jax.random.key(6), n)
+    x = np.asarray(walk("restart", MAP, times.grid(steps), noise, keys, "zero"), np.float64)
+    m = toys.MIXTURE
+    mean = m.weights @ m.means
+    covariance = np.einsum("k,ki,kj->ij", m.weights, m.means - mean, m.means - mean) + np.eye(2) * (m.weights @ m.stds**2)
+    assert np.abs(x.mean(0) - mean).max() < 4 * np.sqrt(covariance.max() / n)
+    assert np.abs(np.cov(x.T) - covariance).max() < 0.05
+    waves = np.random.default_rng(1).normal(size=(6, 2))  # the characteristic function, which a Gaussian of the same moments does not have
+    true = np.sum(m.weights[:, None] * np.exp(1j * m.means @ waves.T - (m.stds[:, None] ** 2) * np.sum(waves**2, 1) / 2), axis=0)
+    assert np.abs(np.exp(1j * x @ waves.T).mean(0) - true).max() < 4.5 / np.sqrt(n)
+
+
+def test_restart_draws_afresh_and_by_sample():
+    grid = jnp.array([1.0, 0.5])
+    noise, keys = jnp.tile(NOISE, (20, 1)), jax.random.split(KEYS[0], 20 * 64)
+    x = walk("restart", FIELD, grid, noise, keys)
+    fresh = (x - 0.5 * (noise - toys.exact_velocity(noise, jnp.ones(len(noise))))) / 0.5
+    assert float(fresh.std()) == pytest.approx(1.0, abs=0.06) and np.abs(np.corrcoef(fresh.reshape(-1), noise.reshape(-1))[0, 1]) < 0.08
+    x = walk("restart", FIELD, grid)
+    swapped = walk("restart", FIELD, grid, NOISE[::-1], KEYS[::-1])
+    np.testing.assert_allclose(swapped[::-1], x, atol=1e-6)
+
+
+def test_what_is_asked():
+    t, after = jnp.array([1.0, 0.8, 0.5, 0.4]), jnp.array([0.5, 0.1, 0.0, 0.05])
+    expected = {"next": after, "now": t, "zero": 0 * t, "half": t / 2}
+    for word, s in expected.items():
+        for ends in ("map", "renoise"):
+            assert (sampling.asker(MAP._replace(ends=ends), word)(t, after) == s).all()
+        assert (sampling.asker(MAP._replace(ends="none"), word)(t, after) == t).all()
+    hybrid = MAP._replace(ends="hybrid", gap=0.25)
+    np.testing.assert_allclose(sampling.asker(hybrid, "next")(t, after), [0.5, 0.2, 0.0, 0.1])  # never in (0, 0.25 t), and 0 stays 0
+    assert (sampling.asker(hybrid, "zero")(t, after) == 0).all() and (sampling.asker(hybrid, "now")(t, after) == t).all()
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "restart"])
+def test_a_known_velocity_gives_the_same_bits(name):
+    sampler = sampling.make(name, closed(FIELD), FIELD)
+    pair = (jnp.float32(0.9), jnp.float32(0.5))
+    state = sampler.init(KEYS, NOISE, pair[0])
+    known = closed(FIELD)(state.x, jnp.full(64, 0.9), jnp.full(64, 0.9))
+    assert (sampler.step(state, pair)[0].x == sampler.step(state, pair, known)[0].x).all()
+    wrong = (known[0] + 1.0, {})
+    assert (sampler.step(state, pair)[0].x != sampler.step(state, pair, wrong)[0].x).any()
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "restart"])
+def test_any_number_of_steps(name):
+    for steps in range(1, 6):
+        x = walk(name, FIELD, times.grid(steps))
+        assert x.shape == NOISE.shape and np.isfinite(x).all()
+
+

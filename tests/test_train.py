@@ -1,0 +1,119 @@
+"""A run as a user starts it: stopped by signals and started again it ends with the same bits; bad requests are one line and touch nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny
+
+from anystep import logs, train, weights
+from anystep.errors import UserError
+from anystep.tree import paths
+
+STEPS = 60
+
+
+def command(folder, workdir, *more):
+    flags = tiny.arguments("smoke", folder, f"--config.train.steps={STEPS}", "--config.checkpoint.every=10", *more)
+    return [sys.executable, "-m", "anystep", "train", *flags, "--workdir", str(workdir)]
+
+
+def run(folder, workdir, **options):
+    return subprocess.run(command(folder, workdir), capture_output=True, text=True, timeout=300, **options)
+
+
+def bits(workdir):
+    """The newest checkpoint's digests of every leaf of the state, and the exported weights."""
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda step: int(step.name))
+    assert newest.name == str(STEPS)
+    note = json.loads((newest / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+    return note, (workdir / "model" / "weights.safetensors").read_bytes()
+
+
+def interrupted(folder, workdir, number, at):
+    """Starts a run, sends it signal `number` once step `at` is in its metrics, returns the exit code."""
+    process = subprocess.Popen(command(folder, workdir), stderr=subprocess.PIPE, text=True)
+    metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if metrics.exists() and any(row.get("step", 0) >= at for row in logs.read_rows(metrics)):
+            process.send_signal(number)
+            break
+        time.sleep(0.01)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run(folder, folder / "run")
+    assert done.returncode == 0, done.stderr
+    return bits(folder / "run")
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path, undisturbed):
+    code, said = interrupted(tmp_path, tmp_path / "run", signal.SIGKILL, 15)
+    assert code == -signal.SIGKILL, said
+    done = run(tmp_path, tmp_path / "run")
+    assert done.returncode == 0 and "going on from step 1" in done.stderr, done.stderr  # step 1, 10 or 11 to 19
+    assert bits(tmp_path / "run") == undisturbed
+    starts = [row["start"] for row in logs.read_rows(tmp_path / "run" / "metrics.jsonl") if "start" in row]
+    assert starts[0] == 0 and len(starts) == 2 and starts[1] > 0
+
+
+@pytest.mark.slow
+def test_a_terminated_run_saves_leaves_with_42_and_loses_nothing(tmp_path, undisturbed):
+    code, said = interrupted(tmp_path, tmp_path / "run", signal.SIGTERM, 25)
+    assert code == 42 and "SIGTERM" in said, said
+    stopped = int(said.split("stopped at step ")[1].split(";")[0])
+    assert stopped >= 25 and str(stopped) in os.listdir(tmp_path / "run" / "checkpoints")
+    done = run(tmp_path, tmp_path / "run")
+    assert done.returncode == 0 and f"going on from step {stopped}" in done.stderr, done.stderr
+    assert bits(tmp_path / "run") == undisturbed
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    flags = tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run"))
+    assert not train.main(flags)
+    before = (tmp_path / "run" / "model" / "weights.safetensors").stat().st_mtime_ns
+    assert not train.main(flags)
+    rows = logs.read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6] and all(np.isfinite(row["loss"]) for row in rows)
+    assert (tmp_path / "run" / "model" / "weights.safetensors").stat().st_mtime_ns >= before
+
+
+def test_another_config_in_the_same_folder_is_refused(tmp_path):
+    flags = tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run"))
+    train.main(flags)
+    with pytest.raises(UserError, match=r"config\.optim\.lr: 0\.002 before, 0\.5 now"):
+        train.main([*flags, "--config.optim.lr=0.5"])
+
+
+def test_init_from_takes_the_averaged_weights(tmp_path):
+    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "first")))
+    more = [f"--config.init_from={tmp_path / 'first' / 'model'}", "--config.optim.lr=0.0", "--workdir", str(tmp_path / "second")]
+    train.main(tiny.arguments("smoke", tmp_path, *more))
+    (_, a), (_, b) = (weights.load_folder(tmp_path / name / "model") for name in ("first", "second"))
+    for name, leaf in paths(a).items():
+        np.testing.assert_array_equal(leaf, paths(b)[name])
+
+
+def test_dry_run_says_what_a_run_costs(tmp_path, capsys):
+    train.main(tiny.arguments("smoke", tmp_path, "--dry_run"))
+    facts = json.loads(capsys.readouterr().out)
+    total = sum(facts["parameters"].values())
+    assert facts["flops_per_step"] > 6 * 8 * total / 4  # forward and backward of 8 rows; a part of the weights are tables
+    # parameters, their average, adam's two moments, all float32, and a few counters
+    assert 16 * total <= facts["state_bytes_per_device"] <= 16 * total + 64
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_is_needed(tmp_path):
+    with pytest.raises(UserError, match="--workdir"):
+        train.main(tiny.arguments("smoke", tmp_path))
