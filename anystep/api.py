@@ -1,4 +1,5 @@
-"""What Python users call: `load` a trained model, `sample` pictures from it. The mains and the notebook draw through these two and nothing else."""
+"""What Python users call: `load` a trained model, `sample` pictures from it. The mains and the notebook draw through these two and
+nothing else."""
 
 import functools
 import json
@@ -43,7 +44,8 @@ def pipeline(config) -> Pipeline:
 
 
 def load(name) -> tuple[Pipeline, dict]:
-    """(model, params) of a model FOLDER (config.json + weights.safetensors) or of a work directory (the averaged weights of its newest checkpoint).
+    """(model, params) of a model FOLDER (config.json + weights.safetensors) or of a work directory (the averaged weights of its newest
+    checkpoint).
 
     Raises UserError if there is neither, or if the weights do not fit the config.
     """
@@ -68,9 +70,10 @@ def abstract_params(model: Pipeline):
 def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
-    steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's scale. steer: Sampler -> Sampler.
-    sampler: "euler" | "heun" | "restart"; ask: "next" | "now" | "zero" | "half"; None takes the config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`.
-    Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt or number of steps.
+    steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
+    scale. steer: Sampler -> Sampler. sampler: "euler" | "heun" | "restart"; ask: "next" | "now" | "zero" | "half"; None takes the
+    config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps
+    or on the other prompts. Raises UserError for a bad prompt or number of steps.
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, sampler, ask, times))
 

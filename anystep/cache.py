@@ -1,4 +1,5 @@
-"""The persistent compile cache: a second start of the same program compiles nothing. Local disk, $ANYSTEP_CACHE or ~/.cache/anystep; "" in the variable turns it off."""
+"""The persistent compile cache: a second start of the same program compiles nothing. Local disk, $ANYSTEP_CACHE or ~/.cache/anystep; ""
+in the variable turns it off."""
 
 import os
 import pathlib

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 def total_derivative(velocity, x, t, s, v):
     """(u, du/dt, aux) of `velocity(x, t, s) -> (u, aux)` along (dx, dt, ds) = (v, 1, 0).
 
-    x, v: [B, ...] of one dtype; t, s: [B] float32. du/dt carries no gradient; u and aux do, so the loss costs one forward and one tangent pass, not two
-    forwards. Integer conditions must be closed over by `velocity`: forward mode has no tangent for them.
+    x, v: [B, ...] of one dtype; t, s: [B] float32. du/dt carries no gradient; u and aux do, so the loss costs one forward and one tangent
+    pass, not two forwards. Integer conditions must be closed over by `velocity`: forward mode has no tangent for them.
     """
     u, derivative, aux = jax.jvp(lambda x, t: velocity(x, t, s), (x, t), (v.astype(x.dtype), jnp.ones_like(t)), has_aux=True)
     return u, jax.lax.stop_gradient(derivative), aux

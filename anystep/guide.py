@@ -11,7 +11,8 @@ from anystep.arrays import expand, norm
 
 
 def classifier_free(null, scale, energy_preserving=False, interval=(0.0, jnp.inf)):
-    """A guide that extrapolates from the null prompt's Velocity `null` by `scale` (a number, [B] or traced), within `interval` of the path's time."""
+    """A guide that extrapolates from the null prompt's Velocity `null` by `scale` (a number, [B] or traced), within `interval` of the
+    path's time."""
     low, high = interval
 
     def guide(velocity):

@@ -11,12 +11,13 @@ With v = alpha' x0 + sigma' noise, (x_t, v) and (x0, noise) are two bases of one
 and a jump that keeps both is the exact step of every path: x_s = alpha_s x0 + sigma_s noise. It reads x - (t - s) v on the linear path and
 cos(t - s) x - sin(t - s) v on the trig path.
 
-Prop. 3.1 of SANA-Sprint (2503.09641) turns a linear-path network into a TrigFlow network without training: with q = sin a + cos a, t = sin a / q,
+Prop. 3.1 of SANA-Sprint (2503.09641) turns a linear-path network into a TrigFlow network without training: with
+q = sin a + cos a and t = sin a / q,
 
     x_lin = x_trig / q,        F(x_trig, a, b) = (cos a - sin a) x_lin + u(x_lin, t(a), t(b)) / q                       (2)
 
-The paper states it for one time. It holds for every asked end b: with q_b x_lin(b) = x_trig(b), sin a q_b - sin b q_a = sin(a - b), so a jump by (2) lands where
-the linear jump lands. Nothing divides by a quantity that vanishes, so both ends and their derivatives are exact.
+The paper states it for one time. It holds for every asked end b: with q_b x_lin(b) = x_trig(b), sin a q_b - sin b q_a = sin(a - b), so a
+jump by (2) lands where the linear jump lands. Nothing divides by a quantity that vanishes, so both ends and their derivatives are exact.
 """
 
 import jax
@@ -32,7 +33,8 @@ PATHS = {path.name: path for path in (LINEAR, TRIG, VE)}
 
 
 def coefficients(path, t):
-    """alpha, sigma and their derivatives at t, each of t's shape. The derivatives come from the functions themselves, so they cannot disagree."""
+    """alpha, sigma and their derivatives at t, each of t's shape. The derivatives come from the functions themselves, so they cannot
+    disagree."""
     one = jnp.ones_like(t)
     alpha, d_alpha = jax.jvp(path.alpha, (t,), (one,))
     sigma, d_sigma = jax.jvp(path.sigma, (t,), (one,))

@@ -1,4 +1,5 @@
-"""What a kind of data is asked for, how an answer is judged, how it is shown: the three things training, `evaluate` and `bench` need to know of it.
+"""What a kind of data is asked for, how an answer is judged, how it is shown: the three things training, `evaluate` and `bench` need to
+know of it.
 
 shapes      GenEval's six kinds, judged by the exact detector
 mixture2d   "mode k", right within three standard deviations of that mode; shown as clouds of points

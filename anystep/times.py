@@ -20,13 +20,17 @@ class TimeLaw(NamedTuple):
     shift: float = 1.0
 
 
+LOGIT_NORMAL = TimeLaw()
+
+
 def warp(t, shift):
     """Moves times toward noise (shift > 1) and keeps both ends."""
     return shift * t / (1.0 + (shift - 1.0) * t)
 
 
 def flux_shift(tokens, low=(256, 0.5), high=(4096, 1.15)):
-    """exp(mu) with mu linear in the number of latent patches. Self-E prints 512 for the lower anchor, FLUX and minFM use 256: that is the default."""
+    """exp(mu) with mu linear in the number of latent patches. Self-E prints 512 for the lower anchor, FLUX and minFM use 256: that is the
+    default."""
     slope = (high[1] - low[1]) / (high[0] - low[0])
     return float(jnp.exp(low[1] + slope * (tokens - low[0])))
 
@@ -47,7 +51,8 @@ def draw_below(t, keys, low_share):
 
 
 def annealed_low_share(step, anneal, s_min=0.0):
-    """max(1 - tau, s_min), tau growing linearly from 0 to 1 over `anneal` steps: s starts next to t and its lower bound falls to s_min t."""
+    """max(1 - tau, s_min), tau growing linearly from 0 to 1 over `anneal` steps: s starts next to t and its lower bound falls to s_min
+    t."""
     tau = jnp.clip(step / max(anneal, 1), 0.0, 1.0)
     return jnp.maximum(1.0 - tau, s_min)
 

@@ -1,8 +1,9 @@
-"""`anystep train --config NAME|FILE --workdir DIR [--config.x.y=z ...] [--dry_run]`: from a config to a trained model, read from top to bottom.
+"""`anystep train --config NAME|FILE --workdir DIR [--config.x.y=z ...] [--dry_run]`: from a config to a trained model, read from top to
+bottom.
 
-Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, metrics.jsonl, checkpoints/<step>/, samples/<step>.png,
-samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the averaged weights).
-Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal and saved: start me again.
+Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, metrics.jsonl,
+checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the averaged
+weights). Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal and saved: start me again.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""One training step: the config's objectives on one batch, one gradient, one update of every role, the averages. Jitted, sharded, donated."""
+"""One training step: the config's objectives on one batch, one gradient, one update of every role, the averages. Jitted, sharded,
+donated."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,8 @@ def make_loss(config, models):
 def make_train_step(config, models, optimizers, shardings=None, batch_sharding=None):
     """train_step(state, frozen, batch) -> (state, metrics), jitted with `state` donated.
 
-    shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch. Metrics are those of the weights before the update.
+    shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch. Metrics are those of the weights
+    before the update.
     """
     loss = make_loss(config, models)
 

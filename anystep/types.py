@@ -19,14 +19,16 @@ Buffers = dict[str, Any]  # by role: state that moves without a gradient
 Batch = dict[str, Any]
 """{"x0": [B, H, W, C], "index": [B] int32 position in the stream, "cond": {...}}.
 
-As the data gives it, `cond` is {"tokens": ...} (or {} for a network without prompts) and x0 is at the door. As an objective sees it, x0 has unit
-standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable), `null` (the null
-prompt, live weights, no gradient), `ema_cond` (EMA weights), and `dropped` [B] bool says which rows had their prompt replaced by the null one.
+As the data gives it, `cond` is {"tokens": ...} (or {} for a network without prompts) and x0 is at the door. As an objective sees it, x0
+has unit standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable),
+`null` (the null prompt, live weights, no gradient), `ema_cond` (EMA weights), and `dropped` [B] bool says which rows had their prompt
+replaced by the null one.
 """
 
 
 class Capture(NamedTuple):
-    """Which cross-attention maps to return: [layers, B, heads, objects, image tokens], the text axis contracted with `tokens` [B, objects, text]."""
+    """Which cross-attention maps to return: [layers, B, heads, objects, image tokens], the text axis contracted with `tokens` [B,
+    objects, text]."""
 
     layers: tuple[int, ...]
     tokens: Array
@@ -46,7 +48,7 @@ class Model(NamedTuple):
     """All that a loss, a sampler or a steerer may know of a network; built in `nets/`, one per checkpoint."""
 
     path: Path  # whose time the caller speaks
-    ends: str  # what asking for s < t means: "none" (one time) | "renoise" (Self-E) | "map" (consistency, MeanFlow) | "hybrid" (map at s = 0, else renoise)
+    ends: str  # what asking for s < t means: "none" | "renoise" (Self-E) | "map" (consistency, MeanFlow) | "hybrid" (map at 0, else renoise)
     shape: tuple[int, ...]  # of one sample, without the batch
     init: Callable[[Key], Params]
     velocity: Callable[..., tuple[Array, Aux]]  # (params, x, t, s, cond, capture=None) -> (u, aux)
@@ -90,7 +92,8 @@ class SamplerState(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """`init(key, noise, t) -> state`; `step(state, (t, t_next), first=None) -> (state, info)`, first = (u, aux) already known at state.x."""
+    """`init(key, noise, t) -> state`; `step(state, (t, t_next), first=None) -> (state, info)`, first = (u, aux) already known at
+    state.x."""
 
     init: Callable[..., SamplerState]
     step: Callable[..., tuple[SamplerState, Any]]

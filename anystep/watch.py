@@ -1,6 +1,8 @@
-"""What a person sees while a model trains: strips of the same noise at every step count, and accuracy against steps where a picture can be judged.
+"""What a person sees while a model trains: strips of the same noise at every step count, and accuracy against steps where a picture can
+be judged.
 
-WORKDIR/samples/<step>.png, samples/curve.png, and a row {"step", "eval/<steps>", ...} in metrics.jsonl. Averaged weights, dev prompts, few of them: a look, not a measurement.
+WORKDIR/samples/<step>.png, samples/curve.png, and a row {"step", "eval/<steps>", ...} in metrics.jsonl. Averaged weights, dev prompts,
+few of them: a look, not a measurement.
 """
 
 import re
@@ -13,7 +15,8 @@ from anystep.subjects import subject
 
 
 class Watch:
-    """`watch(step, params)` draws and writes; prompts, noise and compiled samplers are kept between calls. All processes draw, the first one writes."""
+    """`watch(step, params)` draws and writes; prompts, noise and compiled samplers are kept between calls. All processes draw, the first
+    one writes."""
 
     def __init__(self, config, workdir, writer):
         self.config, self.workdir, self.writer = config, workdir, writer

@@ -2,10 +2,12 @@
 
     anystep train --config pictures --config.data.path=FOLDER --workdir runs/pictures
 
-Input      a folder in Hugging Face's imagefolder layout (pictures with metadata.jsonl or metadata.csv, or a .txt beside each), an .npz pack, or a folder of packs
+Input      a folder in Hugging Face's imagefolder layout (pictures with metadata.jsonl or metadata.csv, or a .txt beside each), an .npz
+pack, or a folder of packs
 Hardware   2 CPU cores; any GPU or TPU takes the same file, with a larger --config.data.batch and --config.model.width
 Time       about 20 minutes for 2,000 steps on 2 cores
-Result     samples/<step>.png: held-out captions at 1, 2, 4, 8 and 32 steps; on emoji-like icons colours and outlines from about step 1,000, no fine detail
+Result     samples/<step>.png: held-out captions at 1, 2, 4, 8 and 32 steps; on emoji-like icons colours and outlines from about step
+1,000, no fine detail
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,5 @@
-"""Three training steps of a tiny network with every objective under plain SGD, on whatever devices there are: what test_topology compares."""
+"""Three training steps of a tiny network with every objective under plain SGD, on whatever devices there are: what test_topology
+compares."""
 
 import json
 import sys

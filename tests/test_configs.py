@@ -1,4 +1,5 @@
-"""Every shipped config, cut to test size: trained a few steps, saved, restored, sampled; its step and its sampler lowered for tpu and cuda."""
+"""Every shipped config, cut to test size: trained a few steps, saved, restored, sampled; its step and its sampler lowered for tpu and
+cuda."""
 
 import jax
 import numpy as np

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from anystep import checkpoint
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "launch" / "anystep.ipynb"
 
@@ -32,3 +34,4 @@ def test_notebook_runs(tmp_path, monkeypatch):
     assert list(report["steps"]) == ["1", "2", "4", "8", "32"] and report["prompts"] == 48
     rows = [json.loads(line) for line in (tmp_path / "notebook-run" / "metrics.jsonl").read_text().splitlines()]
     assert max(row["step"] for row in rows) == 60
+    assert checkpoint.committed_steps(tmp_path / "notebook-run")[-1] == 60  # a relative work directory can be continued

@@ -114,5 +114,3 @@ def test_any_number_of_steps(name):
     for steps in range(1, 6):
         x = walk(name, FIELD, times.grid(steps))
         assert x.shape == NOISE.shape and np.isfinite(x).all()
-
-

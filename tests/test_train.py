@@ -1,4 +1,5 @@
-"""A run as a user starts it: stopped by signals and started again it ends with the same bits; bad requests are one line and touch nothing."""
+"""A run as a user starts it: stopped by signals and started again it ends with the same bits; bad requests are one line and touch
+nothing."""
 
 import json
 import os

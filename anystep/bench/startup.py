@@ -17,8 +17,14 @@ from anystep.bench import _record as record
 from anystep.errors import run_main
 
 BLOCKED = ("torch", "tensorflow", "transformers", "grain", "ml_collections", "clu")
-IMPORT = f"import sys; sys.modules.update(dict.fromkeys({BLOCKED!r})); import time; t = time.perf_counter(); import anystep; print(time.perf_counter() - t)"
-IMPORT_ALL = IMPORT.replace("import anystep;", "import anystep, anystep.sampling, anystep.nets.build, anystep.objectives.mix;")
+TIMED = f"""
+import sys, time
+sys.modules.update(dict.fromkeys({BLOCKED!r}))
+began = time.perf_counter()
+import %s
+print(time.perf_counter() - began)
+"""
+HEAVY = "anystep, anystep.sampling, anystep.nets.build, anystep.objectives.mix"
 
 
 def main(argv):
@@ -26,20 +32,13 @@ def main(argv):
     parser.add_argument("--config", default="shapes", help="a config name or file")
     parser.add_argument("--out", default="", help="JSON record to write")
     args = parser.parse_args(argv)
-    result = {"import_anystep": float(python("-c", IMPORT)), "import_networks_and_objectives": float(python("-c", IMPORT_ALL))}
+    result = {name: float(python("-c", TIMED % what)) for name, what in (("import_anystep", "anystep"), ("import_objectives", HEAVY))}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("cold", "warm"):
             began = time.perf_counter()
-            command = (
-                "--config",
-                args.config,
-                "--workdir",
-                f"{folder}/{name}",
-                "--config.train.steps=2",
-                "--config.train.log_every=1",
-                "--config.optim.warmup=1",
-            )
-            python("-m", "anystep", "train", *command, "--config.eval.steps=(4,)", cache=f"{folder}/cache")
+            short = ["--config.train.steps=2", "--config.train.log_every=1", "--config.optim.warmup=1", "--config.eval.steps=4"]
+            command = ["-m", "anystep", "train", "--config", args.config, "--workdir", f"{folder}/{name}", *short]
+            python(*command, cache=f"{folder}/cache")
             rows = [json.loads(line) for line in open(f"{folder}/{name}/metrics.jsonl")]
             result[f"first_step_{name}"] = next(row["seconds"] for row in rows if row.get("step") == 1)
             result[f"two_steps_and_a_look_{name}"] = time.perf_counter() - began

@@ -2,9 +2,9 @@
 
     anystep bench steps [--config shapes] [--rounds 5] [--steps 5] [--out FILE.json]
 
-All programs are compiled first, then timed in turn, round after round, so that a slow minute of the machine hits all of them; medians over rounds. The floor is what the
-forward passes alone would cost at the same speed: (3 + 2 / 2) / 3 = 1.33 for self-evaluation on half of the rows (two evaluator passes), 4.1 / 3.0 for a fused tangent pass, 4.8 / 3.7 with
-each block rematerialised.
+All programs are compiled first, then timed in turn, round after round, so that a slow minute of the machine hits all of them; medians
+over rounds. The floor is what the forward passes alone would cost at the same speed: (3 + 2 / 2) / 3 = 1.33 for self-evaluation on half
+of the rows (two evaluator passes), 4.1 / 3.0 for a fused tangent pass, 4.8 / 3.7 with each block rematerialised.
 """
 
 import statistics
@@ -120,9 +120,17 @@ def matrix_product_rate(n=1024, repeats=4):
 
 def table(result):
     lines = [f"config {result['config']}; plain matrix product {result['matrix_product_flops_per_second'] / 1e9:.1f} GFLOP/s", ""]
-    lines.append(
-        f"{'objective':22}{'ms/step':>9}{'ratio':>8}{'FLOPs':>8}{'floor':>8}{'images/s':>10}{'GFLOP/s':>9}{'of product':>12}{'compile s':>11}"
+    heads = (
+        ("ms/step", 9),
+        ("ratio", 8),
+        ("FLOPs", 8),
+        ("floor", 8),
+        ("images/s", 10),
+        ("GFLOP/s", 9),
+        ("of product", 12),
+        ("compile s", 11),
     )
+    lines.append(f"{'objective':22}" + "".join(head.rjust(width) for head, width in heads))
     for name, r in result["cases"].items():
         floor = "" if r["floor"] is None else f"{r['floor']:.2f}"
         lines.append(

@@ -9,8 +9,8 @@ import numpy as np
 def sinusoid(t, width, highest=1.0, span=1e4):
     """[B] -> [B, width]: [cos | sin] of t times width/2 frequencies, geometric from `highest` (rad per unit time) down to highest / span.
 
-    A dense embedding: t lies in [0, 1] and the highest frequency stays low, because du/dt of a consistency loss goes through it (2410.11081, Sec. 4.1).
-    highest = 1, span = 1e4 is SANA's own table.
+    A dense embedding: t lies in [0, 1] and the highest frequency stays low, because du/dt of a consistency loss goes through it
+    (2410.11081, Sec. 4.1). highest = 1, span = 1e4 is SANA's own table.
     """
     half = width // 2
     frequencies = highest * jnp.exp(-np.log(span) * jnp.arange(half, dtype=jnp.float32) / half)
@@ -19,7 +19,8 @@ def sinusoid(t, width, highest=1.0, span=1e4):
 
 
 class TimeEmbedding(nn.Module):
-    """sinusoid -> Dense -> SiLU -> Dense, float32. `zero` starts the last layer at zero: a second time that says nothing until it is trained."""
+    """sinusoid -> Dense -> SiLU -> Dense, float32. `zero` starts the last layer at zero: a second time that says nothing until it is
+    trained."""
 
     width: int
     highest: float
@@ -70,7 +71,8 @@ def shifts(x):
 
 
 class DepthwiseConv3x3(nn.Module):
-    """A depthwise 3x3 convolution as nine shifted multiplications (kernel [9, C]): XLA's CPU depthwise convolution is several times slower."""
+    """A depthwise 3x3 convolution as nine shifted multiplications (kernel [9, C]): XLA's CPU depthwise convolution is several times
+    slower."""
 
     dtype: jnp.dtype = jnp.float32
 
@@ -96,7 +98,8 @@ class Mlp(nn.Module):
 
 
 class GatedConv(nn.Module):
-    """SANA's Mix-FFN (GLUMBConv): 1x1 to 2 r D, SiLU, depthwise 3x3, gate by SiLU, 1x1 back without a bias. x is [B, N, D] on a `grid` (H, W)."""
+    """SANA's Mix-FFN (GLUMBConv): 1x1 to 2 r D, SiLU, depthwise 3x3, gate by SiLU, 1x1 back without a bias. x is [B, N, D] on a `grid`
+    (H, W)."""
 
     grid: tuple[int, int]
     ratio: float = 2.5

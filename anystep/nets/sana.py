@@ -193,6 +193,7 @@ def build(
 
 
 def velocity_of_data(path, x, x0, t):
-    """The velocity at x_t whose data end is x0: v = (sigma' x_t - d x0) / sigma, (x_t - x0) / t on the linear path; sigma held at or above SIGMA_MIN."""
+    """The velocity at x_t whose data end is x0: v = (sigma' x_t - d x0) / sigma, (x_t - x0) / t on the linear path; sigma held at or
+    above SIGMA_MIN."""
     alpha, sigma, d_alpha, d_sigma = (expand(c, x) for c in coefficients(path, t))
     return (d_sigma * x - (alpha * d_sigma - d_alpha * sigma) * x0) / jnp.maximum(sigma, SIGMA_MIN)

@@ -3,9 +3,9 @@
     u = v - (t - s) du/dt,    du/dt total along dx/dt = v                                    MeanFlow Eq. 6
     loss = || u - sg[ u - g ] ||^2,    g = (u - v) + r (t - s) du/dt                         r: tangent warm-up of sCM
 
-s = 0 always ("zero") is consistency; s ~ U(0, t) ("uniform") is MeanFlow. Seen from the trig path through Prop. 3.1, sCM's gradient is this one's at s = 0 times
-(1 - t)(1 - 2 t + 2 t^2) per sample: a weight, not another method (tests/test_objectives.py).
-g has zero mean at the exact flow map. Any normalisation of it (`tangent`, `calm`) keeps the direction per sample but not the mean: a bias bought for calm.
+s = 0 always ("zero") is consistency; s ~ U(0, t) ("uniform") is MeanFlow. Seen from the trig path through Prop. 3.1, sCM's gradient is
+this one's at s = 0 times (1 - t)(1 - 2 t + 2 t^2) per sample: a weight, not another method (tests/test_objectives.py). g has zero mean at
+the exact flow map. Any normalisation of it (`tangent`, `calm`) keeps the direction per sample but not the mean: a bias bought for calm.
 """
 
 import jax
@@ -16,16 +16,17 @@ from anystep.arrays import expand, mean_square, rms
 from anystep.flow_map import total_derivative
 from anystep.objectives.draws import draw_point
 from anystep.path import LINEAR
-from anystep.times import TimeLaw
+from anystep.times import LOGIT_NORMAL, TimeLaw
 from anystep.weighting import adaptive, calm
 
 
-def consistency(law: TimeLaw = TimeLaw(), s_law="zero", warmup=0, tangent="clip", weighting="adaptive"):
+def consistency(law: TimeLaw = LOGIT_NORMAL, s_law="zero", warmup=0, tangent="clip", weighting="adaptive"):
     """An Objective.
 
-    tangent: "none" | "clip" | "l2" | "rms" (see `weighting`). "clip" bounds (t - s) du/dt alone, which leaves the flow-matching part untouched and is the default: with it small
-    models drew in one step where the bare tangent did not; "l2" and "rms" normalise the whole g as sCM and SANA-Sprint do.
-    weighting: "none" | "adaptive" (MeanFlow). Metrics: t, tangent = rms of (t - s) du/dt before calming, error = the unweighted loss.
+    tangent: "none" | "clip" | "l2" | "rms" (see `weighting`). "clip" bounds (t - s) du/dt alone, which leaves the flow-matching part
+    untouched and is the default: with it small models drew in one step where the bare tangent did not; "l2" and "rms" normalise the whole
+    g as sCM and SANA-Sprint do. weighting: "none" | "adaptive" (MeanFlow). Metrics: t, tangent = rms of (t - s) du/dt before calming,
+    error = the unweighted loss.
     """
 
     def objective(models, roles, batch, key, step):

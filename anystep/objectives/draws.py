@@ -1,4 +1,5 @@
-"""What every objective draws first: a time, a noise, the point x_t and its velocity, each from its own named key and the sample's stream position."""
+"""What every objective draws first: a time, a noise, the point x_t and its velocity, each from its own named key and the sample's stream
+position."""
 
 from typing import NamedTuple
 

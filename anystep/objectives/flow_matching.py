@@ -1,11 +1,12 @@
-"""Flow matching (2210.02747; linear path 2209.03003): || V(x_t, t, t, c) - (alpha' x0 + sigma' noise) ||^2, the diagonal s = t of a two-time network."""
+"""Flow matching (2210.02747; linear path 2209.03003): || V(x_t, t, t, c) - (alpha' x0 + sigma' noise) ||^2, the diagonal s = t of a
+two-time network."""
 
 from anystep.arrays import mean_square
 from anystep.objectives.draws import draw_point
-from anystep.times import TimeLaw
+from anystep.times import LOGIT_NORMAL, TimeLaw
 
 
-def flow_matching(law: TimeLaw = TimeLaw()):
+def flow_matching(law: TimeLaw = LOGIT_NORMAL):
     """An Objective; metric: the time of each sample."""
 
     def objective(models, roles, batch, key, step):

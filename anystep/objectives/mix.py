@@ -1,7 +1,8 @@
 """Several objectives in one step: who gets which rows, what the batch looks like to them, and the only averages of the house.
 
-A batch of B rows is read as B / k groups of k = sum of the shares; an objective with share n owns n fixed rows of every group (row mod k), never a leading slice: shapes are static and each
-device keeps its own rows. The total is the mean over the batch of weight * loss, so a share is also a weight.
+A batch of B rows is read as B / k groups of k = sum of the shares; an objective with share n owns n fixed rows of every group (row mod
+k), never a leading slice: shapes are static and each device keeps its own rows. The total is the mean over the batch of weight * loss, so
+a share is also a weight.
 """
 
 from typing import NamedTuple
@@ -22,7 +23,8 @@ class Term(NamedTuple):
 
 
 def prepare(models, roles, batch, key, step, dropout):
-    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded (see `types.Batch`). Differentiable through the text role."""
+    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded (see `types.Batch`). Differentiable through
+    the text role."""
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
     null = jnp.asarray(text.tokenize([""]))
@@ -52,7 +54,8 @@ def take_rows(batch, first, share, group):
 
 
 def mix(terms: list[Term], models, roles, batch, key, step):
-    """(loss, metrics, buffers) of a prepared batch. Metrics are scalars: loss/<name>, its four time quarters loss/<name>/q1..q4 (q1 next to data), <name>/<metric>."""
+    """(loss, metrics, buffers) of a prepared batch. Metrics are scalars: loss/<name>, its four time quarters loss/<name>/q1..q4 (q1 next
+    to data), <name>/<metric>."""
     group = sum(term.share for term in terms)
     total, metrics, buffers, first = 0.0, {}, dict(roles.buffers), 0
     for term in terms:

@@ -1,9 +1,11 @@
-"""Self-evaluation of Self-E (2512.22374), classifier-score term: a prediction made on the way to s < t is judged by the model itself at level s.
+"""Self-evaluation of Self-E (2512.22374), classifier-score term: a prediction made on the way to s < t is judged by the model itself at
+level s.
 
     x0_hat = x_t - t V(x_t, t, s, c)                                                        Eq. 6
     x_s    = (1 - s) x0_hat + s noise'          noise' fresh (the paper only says "add noise")
-    x_self = sg[ x0_hat - ( G(x_s, s, s, null) - G(x_s, s, s, c) ) ]                         Eq. 14; null: live weights, c: EMA weights (S.2)
-    x_tar  = (1 - rho) x0 + rho x_self,   rho = lambda / (1 + lambda) = (t - s) / (1 - 2 s + t s),   lambda = t/(1-t) - s/(1-s)      Eq. 17, 18
+    x_self = sg[ x0_hat - ( G(x_s, s, s, null) - G(x_s, s, s, c) ) ]                         Eq. 14; null: live, c: EMA weights (S.2)
+    x_tar  = (1 - rho) x0 + rho x_self,   rho = lambda / (1 + lambda) = (t - s) / (1 - 2 s + t s)
+    lambda = t / (1 - t) - s / (1 - s)                                                      Eq. 17, 18
     x_ren  = x_tar |x0| / |x_tar|                                                           Eq. 19, one norm per sample
     loss   = || V - sg[ (noise - x0) + (x0 - x_ren) / t ] ||^2                               Eq. 20 with w = 1/t^2, written for V
 
@@ -17,7 +19,7 @@ from anystep import times, tree
 from anystep.arrays import expand, mean_square, norm
 from anystep.objectives.draws import draw_point
 from anystep.path import LINEAR
-from anystep.times import TimeLaw
+from anystep.times import LOGIT_NORMAL, TimeLaw
 
 
 def mixing_ratio(t, s):
@@ -25,12 +27,12 @@ def mixing_ratio(t, s):
     return (t - s) / (1.0 - 2.0 * s + t * s)
 
 
-def self_evaluation(law: TimeLaw = TimeLaw(), s_min=0.0, anneal=1, renorm=True, dropped="diagonal"):
+def self_evaluation(law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=True, dropped="diagonal"):
     """An Objective on s in [max(1 - tau, s_min) t, t], tau growing from 0 to 1 over `anneal` steps.
 
-    dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says nothing and would only weaken
-    the data term; the paper does not say); "keep" treats them as any other row.
-    Metrics: t, the norm of x0_hat over that of x0, the size of the evaluator's correction.
+    dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says
+    nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. Metrics: t, the norm of
+    x0_hat over that of x0, the size of the evaluator's correction.
     """
 
     def objective(models, roles, batch, key, step):

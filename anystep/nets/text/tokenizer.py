@@ -1,7 +1,7 @@
 """The built-in tokenizer: words to pairs of hashes. No vocabulary file, every word of every language has a place.
 
-A word is looked up in two places of one table (its two hashes) and the two rows are added, a Bloom embedding (1706.03993): two words are confused only if both
-hashes collide, so 2,048 rows keep tens of thousands of words apart.
+A word is looked up in two places of one table (its two hashes) and the two rows are added, a Bloom embedding (1706.03993): two words are
+confused only if both hashes collide, so 2,048 rows keep tens of thousands of words apart.
 """
 
 import functools
