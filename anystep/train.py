@@ -137,7 +137,9 @@ def train(config, workdir):
             progress.say(f"stopped at step {last}; " + ("the same command goes on from there" if written else "NOT saved"))
             return RESTART
         export(config, state, workdir)
-        progress.say(f"done in {time.monotonic() - began:.0f} s: {workdir}")
+        progress.say(
+            f"done in {time.monotonic() - began:.0f} s: {workdir}" + ("" if written else ", but its last checkpoint is NOT written")
+        )
     return 0
 
 
