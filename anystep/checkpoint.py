@@ -173,7 +173,8 @@ def _digest_across_processes(leaf):
 
 
 def _step_path(workdir, step: int):
-    return epath.Path(workdir).resolve() / FOLDER / str(step)  # orbax takes absolute paths only
+    path = epath.Path(workdir) / FOLDER / str(step)
+    return path if "://" in str(workdir) else path.resolve()  # orbax takes absolute paths only
 
 
 def _not_written(step: int, error: Exception) -> bool:

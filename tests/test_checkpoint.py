@@ -290,3 +290,12 @@ def test_eight_devices_save_and_one_and_four_restore(tmp_path):
     abstract = {"rows": jax.ShapeDtypeStruct((16, 4), jnp.float32), "whole": jax.ShapeDtypeStruct((5,), jnp.int32)}
     _, state, _ = checkpoint.restore(tmp_path, abstract)
     assert state["rows"].ravel().tolist() == list(range(64)) and state["whole"].tolist() == list(range(5))
+
+
+def test_a_relative_work_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = {"w": jnp.arange(3.0)}
+    assert checkpoint.save("run", 7, state)()
+    step, loaded, _ = checkpoint.restore("run", {"w": np.zeros(3, np.float32)})
+    assert step == 7 and checkpoint.committed_steps(tmp_path / "run") == [7]
+    np.testing.assert_array_equal(loaded["w"], [0.0, 1.0, 2.0])
