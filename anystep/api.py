@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from anystep import checkpoint, tree, weights
+from anystep.arrays import channels
 from anystep.config import from_dict
 from anystep.errors import UserError
 from anystep.guide import classifier_free
@@ -132,4 +133,4 @@ def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampl
     pairs = jax.vmap(jax.random.split)(keys)
     noise = tree.normal(pairs[:, 0], net.shape)
     x, _ = run(walker, pairs[:, 1], noise, from_flow_time(net.path, flow_times))
-    return x * jnp.asarray(net.scale) + jnp.asarray(net.shift)
+    return x * channels(net.scale, x) + channels(net.shift, x)

@@ -8,6 +8,11 @@ def expand(t, x):
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
+def channels(c, x):
+    """A number, or one for each channel, -> something that meets x [B, ..., C]."""
+    return jnp.asarray(c, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 def mean_square(x):
     """[B, ...] -> [B], in float32."""
     return jnp.mean(jnp.square(x.astype(jnp.float32)), axis=tuple(range(1, x.ndim)))

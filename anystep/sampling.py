@@ -2,7 +2,7 @@
 
     euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
     heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
-    restart   x <- alpha x0 + sigma fresh noise,  x0 = the data end of u    the marginals Self-E trains; with s = 0 sCM's multistep sampling
+    restart   x <- alpha x0 + sigma fresh noise,  x0 = data end of u         the marginals Self-E trains; with s = 0 sCM's multistep sampling
 
 What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2
 (Self-E, S.3.1: one step wants about half).
@@ -13,20 +13,23 @@ import jax.numpy as jnp
 
 from anystep import tree
 from anystep.arrays import expand
-from anystep.path import data_and_noise, interpolate, jump
+from anystep.path import data_and_noise, from_flow_time, interpolate, jump, to_flow_time
 from anystep.types import Model, Sampler, SamplerState
 
 
 def asker(model: Model, ask="next"):
     """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t; a hybrid is never asked in the gap 0 < s < gap t."""
 
+    def share(t, part):  # of flow time, in which halves and gaps are meant
+        return from_flow_time(model.path, part * to_flow_time(model.path, t))
+
     def choose(t, t_next):
         if model.ends == "none" or ask == "now":
             return t
-        s = {"next": t_next, "zero": jnp.full_like(t, model.path.t_data), "half": t / 2}[ask]
+        s = {"next": t_next, "zero": jnp.full_like(t, model.path.t_data), "half": share(t, 0.5)}[ask]
         if model.ends != "hybrid":
             return s
-        return jnp.where(s == model.path.t_data, s, jnp.maximum(s, model.gap * t))
+        return jnp.where(s == model.path.t_data, s, jnp.maximum(s, share(t, model.gap)))
 
     return choose
 

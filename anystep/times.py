@@ -5,6 +5,7 @@ shift          t -> shift t / (1 + (shift - 1) t),   shift = exp(mu) of FLUX and
 gap            s ~ U(max(1 - tau, s_min) t, t),   tau from 0 to 1 over `anneal` steps      (Self-E, 2512.22374, S.2)
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ def flux_shift(tokens, low=(256, 0.5), high=(4096, 1.15)):
     """exp(mu) with mu linear in the number of latent patches. Self-E prints 512 for the lower anchor, FLUX and minFM use 256: that is the
     default."""
     slope = (high[1] - low[1]) / (high[0] - low[0])
-    return float(jnp.exp(low[1] + slope * (tokens - low[0])))
+    return math.exp(low[1] + slope * (tokens - low[0]))
 
 
 def draw_t(law: TimeLaw, keys):

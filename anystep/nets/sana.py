@@ -176,6 +176,8 @@ def build(
                 tokens, _ = step(tokens, jax.tree.map(lambda p, i=i: p[i], layers))
             return tokens
 
+        if capture and (len(set(capture.layers)) < len(capture.layers) or not set(capture.layers) <= set(range(o.depth))):
+            raise ValueError(f"capture: layers {capture.layers}, allowed are different ones of 0 to {o.depth - 1}")
         tokens, maps, start = h["tokens"], [], lo
         for layer in sorted(capture.layers) if capture else ():
             if lo <= layer < hi:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from anystep import times, tree
+from anystep.arrays import channels
 from anystep.types import Objective
 
 
@@ -33,7 +34,7 @@ def prepare(models, roles, batch, key, step, dropout):
     rows = tokens.shape[0]
     encoded_null = jax.lax.stop_gradient(text.encode(roles.params["text"], null))
     return {
-        "x0": (batch["x0"] - jnp.asarray(net.shift)) / jnp.asarray(net.scale),
+        "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
         "index": index,
         "dropped": drop,
         "cond": text.encode(roles.params["text"], tokens),
