@@ -2,7 +2,7 @@
 
     euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
     heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
-    restart   x <- alpha x0 + sigma fresh noise,  x0 = data end of u         the marginals Self-E trains; with s = 0 sCM's multistep sampling
+    restart   x <- alpha x0 + sigma fresh noise, x0 = data end of u           the marginals Self-E trains; s = 0: multistep of sCM
 
 What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2
 (Self-E, S.3.1: one step wants about half).

@@ -74,7 +74,7 @@ def train(config, workdir):
     from anystep import checkpoint, flops, logs
     from anystep import mesh as meshes
     from anystep.cache import use_compile_cache
-    from anystep.data import make_stream
+    from anystep.data import describe, make_stream
     from anystep.guard import RESTART, Stop
     from anystep.state import EMA
     from anystep.train_step import abstract_batch, count_flops, make_train_step
@@ -82,6 +82,7 @@ def train(config, workdir):
 
     # ---------------------------------------------------------------- what the config decides
     began = time.monotonic()
+    describe(config.data)  # refuses what is not there, before a device is touched
     use_compile_cache()
     workdir = epath.Path(workdir)
     mesh, models, optimizers, abstract, shardings, _ = build(config)

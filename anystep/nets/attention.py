@@ -36,7 +36,9 @@ def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-6):
 
 
 class Attention(nn.Module):
-    """Projections around `attend`; RMS norm of q and k over the full width, before the heads are split (SANA's "rms_norm_across_heads")."""
+    """Projections around `attend`; RMS norm of q and k over the full width, before the heads are split (SANA's "rms_norm_across_heads").
+
+    The last projection starts at zero, as in every residual branch here: a fresh block is the identity, and small models learn faster."""
 
     heads: int
     kind: str = "softmax"
@@ -58,5 +60,5 @@ class Attention(nn.Module):
             k = nn.RMSNorm(epsilon=1e-5, dtype=self.dtype, name="k_norm")(k)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, width // self.heads) for a in (q, k, v))
         out, maps = attend(q, k, v, self.kind, mask, capture)
-        out = nn.Dense(width, dtype=self.dtype, name="out")(out.reshape(*x.shape))
+        out = nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(out.reshape(*x.shape))
         return out, maps

@@ -94,7 +94,7 @@ class Mlp(nn.Module):
     def __call__(self, x):
         width = x.shape[-1]
         y = nn.Dense(int(self.ratio * width), dtype=self.dtype, name="in")(x)
-        return nn.Dense(width, dtype=self.dtype, name="out")(jax.nn.gelu(y, approximate=True))
+        return nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(jax.nn.gelu(y, approximate=True))
 
 
 class GatedConv(nn.Module):
@@ -111,4 +111,4 @@ class GatedConv(nn.Module):
         y = nn.silu(nn.Dense(2 * int(self.ratio * width), dtype=self.dtype, name="in")(x))
         y = DepthwiseConv3x3(self.dtype, name="depth")(y.reshape(batch, *self.grid, y.shape[-1]))
         value, gate = jnp.split(y.reshape(batch, tokens, y.shape[-1]), 2, axis=-1)
-        return nn.Dense(width, use_bias=False, dtype=self.dtype, name="out")(value * nn.silu(gate))
+        return nn.Dense(width, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(value * nn.silu(gate))

@@ -4,10 +4,12 @@
 2. A thing's colour is the one whose mixtures with the paper leave the least residual; it gives the coverage of each pixel.
 3. Area and centre of mass of the coverage start each silhouette, Gauss-Newton on (x, y, r, gain) refines the best two.
 4. The residual of a silhouette is ||coverage - gain * rendered||^2 / ||gain * rendered||^2, the share of the ink's energy left open.
-   Over RESIDUAL, or with a radius outside those of the world, a thing has no shape (None); off the palette, no colour.
+   Over RESIDUAL, or over MARGIN of the second best's, or with a radius outside those of the world, a thing has no shape (None); off the
+   palette, no colour.
 5. The picture is explained when every thing has both, and the whole scene, painted again, differs nowhere by more than LEFTOVER.
 
-All thresholds were fixed on renderings, noisy ones and damaged ones (`bench.detector`), not on the output of any network.
+The thresholds are as wide as renderings allow: what is clean or noisy is read right, what is blended, cut, blurred or smeared is refused
+(`bench.detector` prints how often).
 """
 
 from collections import Counter
@@ -27,9 +29,10 @@ SPECK = 0.3  # a thing with less ink than this share of the smallest object is n
 PALETTE = 0.16  # largest RGB distance of a thing's colour from the named one; half a colour's contrast is at least 0.25
 STRENGTH = 0.6  # without a silhouette to divide by, a thing has a colour when its strongest pixel holds this share of it
 MIXED = 0.1  # and at most this share of the ink's energy is not of that colour
-RESIDUAL = 0.03
+RESIDUAL = 0.08  # half of 0.168, the least that one default silhouette leaves open of another
+MARGIN = 0.5  # and at most this share of what the second best leaves: a picture between two silhouettes is neither
 RADIUS = (0.85 * min(low for low, _ in RADII.values()), 1.15 * max(high for _, high in RADII.values()))
-LEFTOVER = 0.008  # squared RGB length of a 3x3 mean of the difference, so that noise averages out and a blot does not
+LEFTOVER = 0.02  # squared RGB length of a 3x3 mean of the difference, so that noise averages out and a blot does not
 CROWD = 8  # with more things than this nothing is where it was asked
 STEPS = 3
 NUDGE = np.array([[0.0, 0.0, 0.0], [0.05, 0.0, 0.0], [0.0, 0.05, 0.0], [0.0, 0.0, 0.05]])  # finite differences, in pixels
@@ -116,8 +119,9 @@ def _thing(off_paper: np.ndarray, labels: np.ndarray, label: int, where, world: 
     fits = {shape: _fit(shape, starts[shape], share, mask, columns, rows, STEPS) for shape in order[:2]}
     shape = min(fits, key=lambda shape: fits[shape][0])
     residual, (x, y, r), rendered = fits[shape]
+    second = max(fit[0] for fit in fits.values())
     x, y, r = float(x / size), float(y / size), float(r / size)
-    if residual > RESIDUAL or not RADIUS[0] <= r <= RADIUS[1]:
+    if residual > RESIDUAL or residual > MARGIN * second or not RADIUS[0] <= r <= RADIUS[1]:
         if share[own].max() < STRENGTH or _mixture_residual(ink, contrast) > MIXED * (ink**2).sum():
             color = None
         box = where[1].start / size, where[0].start / size, where[1].stop / size, where[0].stop / size
