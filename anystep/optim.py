@@ -16,7 +16,6 @@ from anystep import tree
 from anystep.errors import UserError
 
 MOMENTUM = 0.95  # muon's, Nesterov; b1 and b2 are adamw's
-UPDATE_RMS = 0.2
 
 
 def is_matrix(name: str, leaf) -> bool:
@@ -50,17 +49,17 @@ def make_optimizer(optim, steps: int) -> optax.GradientTransformation:
     if optim.name == "adamw":
         chosen = adamw
     elif optim.name == "muon":
-        chosen = optax.partition({"muon": _muon(rate, optim.weight_decay), "adamw": adamw}, _labels)
+        chosen = optax.partition({"muon": _muon(rate, optim.muon_rms, optim.weight_decay), "adamw": adamw}, _labels)
     else:
         raise UserError(f"config.optim.name = {optim.name!r}: allowed are 'adamw', 'muon'")
     return optax.chain(optax.clip_by_global_norm(optim.clip), chosen) if optim.clip else chosen
 
 
-def _muon(rate, weight_decay) -> optax.GradientTransformation:
+def _muon(rate, rms, weight_decay) -> optax.GradientTransformation:
     last_two = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     return optax.chain(
         optax.contrib.scale_by_muon(beta=MOMENTUM, weight_dimension_numbers=lambda updates: jax.tree.map(lambda _: last_two, updates)),
-        optax.stateless(lambda updates, _: jax.tree.map(lambda u: UPDATE_RMS * max(u.shape[-2:]) ** 0.5 * u, updates)),
+        optax.stateless(lambda updates, _: jax.tree.map(lambda u: rms * max(u.shape[-2:]) ** 0.5 * u, updates)),
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_learning_rate(rate),
     )

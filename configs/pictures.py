@@ -43,13 +43,15 @@ def get_config():
             ),
             path=dict(name="linear"),
             objective=dict(
-                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=1.0),
+                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=2.0),
                 prompt_dropout=0.1,
                 flow_matching=dict(share=3, weight=1.0),
                 self_evaluation=dict(share=0, weight=1.0, start=0, s_min=0.25, anneal=0, renorm=True, dropped="diagonal"),
                 consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
             ),
-            optim=dict(name="muon", lr=2e-3, final_lr=0.05, warmup=100, b1=0.9, b2=0.99, weight_decay=0.0, clip=1.0, ema=0.998),
+            optim=dict(
+                name="muon", lr=2e-3, final_lr=0.05, warmup=100, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.998
+            ),
             train=dict(steps=2000, log_every=20, sample_every=500),
             eval=dict(
                 steps=(1, 2, 4, 8, 32), prompts=16, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"

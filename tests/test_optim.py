@@ -15,7 +15,7 @@ LR, DECAY, STEPS = 0.01, 0.1, 100
 
 
 def config(**changes):
-    base = dict(name="adamw", lr=LR, final_lr=0.1, warmup=0, b1=0.9, b2=0.99, weight_decay=DECAY, clip=0.0)
+    base = dict(name="adamw", lr=LR, final_lr=0.1, warmup=0, b1=0.9, b2=0.99, muon_rms=0.2, weight_decay=DECAY, clip=0.0)
     return SimpleNamespace(**{**base, **changes})
 
 

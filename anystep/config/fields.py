@@ -104,6 +104,7 @@ FIELDS = {
     "optim.warmup": whole("steps of linear warm-up", 0),
     "optim.b1": real("decay of the first moment", 0.0, 0.999999),
     "optim.b2": real("decay of the second moment", 0.0, 0.999999),
+    "optim.muon_rms": real("root mean square of muon's step over lr; 0.2 is adamw's", POSITIVE, 100.0),
     "optim.weight_decay": real("decoupled", 0.0, 100.0),
     "optim.clip": real("largest norm of the gradient, 0 = no clipping", 0.0, 1e6),
     "optim.ema": real("decay of the averaged weights", 0.0, 0.999999),
