@@ -48,7 +48,7 @@ class Model(NamedTuple):
     """All that a loss, a sampler or a steerer may know of a network; built in `nets/`, one per checkpoint."""
 
     path: Path  # whose time the caller speaks
-    ends: str  # what asking for s < t means: "none" | "renoise" (Self-E) | "map" (MeanFlow) | "hybrid" (map at s = 0, renoise above)
+    ends: str  # what asking for s < t means: "none" | "renoise" (Self-E) | "map" (MeanFlow) | "hybrid" (map at s = 0, else above the gap)
     shape: tuple[int, ...]  # of one sample, without the batch
     init: Callable[[Key], Params]
     velocity: Callable[..., tuple[Array, Aux]]  # (params, x, t, s, cond, capture=None) -> (u, aux)

@@ -26,8 +26,13 @@ def build_models(config, constrain=lambda x: x):
 def ends(objective):
     """What s < t will have been trained to mean."""
     judged, mapped = objective.self_evaluation.share > 0, objective.consistency.share > 0
-    return {(False, False): "none", (True, False): "renoise", (False, True): "map", (True, True): "hybrid"}[judged, mapped]
+    if mapped and objective.consistency.s_law == "zero":
+        return "hybrid"
+    return "map" if mapped else "renoise" if judged else "none"
 
 
 def gap(objective):
-    return objective.self_evaluation.s_min if ends(objective) == "hybrid" else 0.0
+    """Below which share of t nobody may ask, s = 0 apart: without self-evaluation consistency at s = 0 leaves only s = t and s = 0."""
+    if ends(objective) != "hybrid":
+        return 0.0
+    return objective.self_evaluation.s_min if objective.self_evaluation.share else 1.0

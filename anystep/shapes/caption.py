@@ -1,6 +1,7 @@
 """From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata. At most 13 words each.
 
-single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none.
+single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none. "A and B" names the left
+or upper object first, as people do; a relation is told from either side.
 """
 
 import numpy as np
@@ -44,8 +45,8 @@ def caption(scene: Scene, rng: np.random.Generator, world: World) -> str:
         words = _one(objects[0], color)
     else:
         relation = scene.relation
-        if rng.random() < 0.5:
-            objects, relation = objects[::-1], CONVERSE.get(relation)
+        if rng.random() < 0.5 and relation:
+            objects, relation = objects[::-1], CONVERSE[relation]
         words = f" {_link(relation, rng, world)} ".join(_one(o, color) for o in objects)
     return _pick(rng, (f"a photo of {words}", f"a picture of {words}", words, f"there is {words}"))
 

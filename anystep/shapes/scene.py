@@ -144,7 +144,8 @@ def make_scene(world: World, seed: int, index: int, split: str = "train", kind: 
         raise UserError(f"split = {split!r}: a world of {extent} has no {kind!r} scene in it")
     relation = RELATIONS[int(rng.random() * len(RELATIONS))] if kind == "position" else None
     places = _places(rng, len(things), relation)
-    return Scene(kind, tuple(Object(*thing, *place) for thing, place in zip(things, places, strict=True)), relation)
+    objects = tuple(Object(*thing, *place) for thing, place in zip(things, places, strict=True))
+    return Scene(kind, _reading_order(objects) if kind in ("two_object", "color_attr") else objects, relation)
 
 
 def _things(world: World, kind: str, u: list[float]) -> list[tuple[str, str]] | None:
@@ -156,6 +157,13 @@ def _things(world: World, kind: str, u: list[float]) -> list[tuple[str, str]] | 
         return [first] * (2 + int(u[4] * (world.max_objects - 1)))
     differ = 1 if kind == "color_attr" else 0  # in colour, else in shape, so that captions without colours can tell them apart
     return None if first[differ] == second[differ] else [first, second]
+
+
+def _reading_order(objects):
+    """Two objects as a person lists them, left or upper one first, by the axis that separates them more: the order of "A and B"."""
+    first, second = objects
+    dx, dy = second.x - first.x, second.y - first.y
+    return objects if (dx if abs(dx) > abs(dy) else dy) > 0 else (second, first)
 
 
 def _places(rng: np.random.Generator, n: int, relation: str | None) -> list[tuple[float, float, float]]:

@@ -1,4 +1,5 @@
-"""The built-in prompt encoder, trained along with the network: hashed words, learned positions, a few bidirectional transformer layers."""
+"""The built-in prompt encoder, trained along with the network: hashed words, learned positions, a convolution
+over three words (an adjective meets its noun at once), a few bidirectional transformer layers."""
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,7 @@ class Encoder(nn.Module):
         words = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), name="words")(tokens).sum(axis=-2)
         positions = self.param("positions", nn.initializers.normal(0.5), (tokens.shape[1], self.width))
         x = words + positions[None]
+        x = x + nn.Conv(self.width, (3,), name="neighbours")(jnp.where(mask[..., None], x, 0.0))
         for layer in range(self.depth):
             y = nn.RMSNorm(name=f"norm_{layer}a")(x)
             x = x + Attention(self.heads, name=f"attention_{layer}")(y, mask=mask)[0]
