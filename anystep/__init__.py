@@ -1,6 +1,6 @@
 """anystep: text-to-image models that draw in any number of steps.
 
-    model, params = anystep.load("shapes")
+    model, params = anystep.load("runs/shapes")
     images = anystep.sample(model, params, ["a red circle left of a blue square"], steps=4)
 
 Both names arrive on first use: importing the package itself loads nothing heavy. Commands: `anystep --help`.

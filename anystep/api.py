@@ -56,8 +56,12 @@ def load(name) -> tuple[Pipeline, dict]:
     if (folder / weights.WEIGHTS).exists():
         saved, params = weights.load_folder(folder)
         model = pipeline(from_dict(saved))
-        return model, weights.take(abstract_params(model), params)
-    model = pipeline(from_dict(json.loads((folder / weights.CONFIG).read_text())))
+        return model, jax.device_put(weights.take(abstract_params(model), params))
+    try:
+        saved = json.loads((folder / weights.CONFIG).read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
+    model = pipeline(from_dict(saved))
     _, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, partial=True)
     return model, state["ema"][EMA]
 
@@ -86,7 +90,10 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
     if times is None and not 1 <= steps <= 1000:
         raise UserError(f"steps: {steps}, allowed 1 to 1000")
     e = model.config.eval
-    scale = guide if isinstance(guide, int | float) else e.scale
+    scale = e.scale if guide is None or callable(guide) else number("guide", guide)
+    for name, word, known in (("sampler", sampler, ("euler", "heun", "restart")), ("ask", ask, ("next", "now", "zero", "half"))):
+        if word not in (None, *known):
+            raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
     shift = model.config.objective.time.shift
     flow_times = grid(steps, shift) if times is None else jnp.asarray(times, jnp.float32)
     key = tree.fold(jax.random.key(seed), "sample")
@@ -111,6 +118,13 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
         )
         out.append(np.asarray(x)[: len(some)])
     return np.concatenate(out) if out else np.zeros((0, *model.net.shape), np.float32)
+
+
+def number(name, value):
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: {value!r}, allowed a number, a function or None") from None
 
 
 def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampler, ask, energy_preserving, guide, steer, guided):

@@ -18,7 +18,7 @@ from anystep.types import Model, Sampler, SamplerState
 
 
 def asker(model: Model, ask="next"):
-    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t; a hybrid is never asked in the gap 0 < s < gap t."""
+    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t, a re-noising one s >= gap t, a hybrid that or s = 0."""
 
     def share(t, part):  # of flow time, in which halves and gaps are meant
         return from_flow_time(model.path, part * to_flow_time(model.path, t))
@@ -27,9 +27,8 @@ def asker(model: Model, ask="next"):
         if model.ends == "none" or ask == "now":
             return t
         s = {"next": t_next, "zero": jnp.full_like(t, model.path.t_data), "half": share(t, 0.5)}[ask]
-        if model.ends != "hybrid":
-            return s
-        return jnp.where(s == model.path.t_data, s, jnp.maximum(s, share(t, model.gap)))
+        floor = jnp.maximum(s, share(t, model.gap))
+        return jnp.where(s == model.path.t_data, s, floor) if model.ends == "hybrid" else floor
 
     return choose
 
@@ -81,10 +80,13 @@ def restart(velocity, path, ask) -> Sampler:
 
 
 def make(name, velocity, model: Model, ask="next") -> Sampler:
-    """The sampler of a config word for a (guided) velocity of `model`."""
+    """The sampler of a config word for a (guided) velocity of `model`. A flow map that restarts is always asked s = 0: only there does its
+    answer end at the data."""
     if name == "heun":
         return heun(velocity, model.path)
-    return {"euler": euler, "restart": restart}[name](velocity, model.path, asker(model, ask))
+    if name == "restart":
+        return restart(velocity, model.path, asker(model, "zero" if model.ends == "map" else ask))
+    return euler(velocity, model.path, asker(model, ask))
 
 
 def sample(sampler: Sampler, key, noise, times):

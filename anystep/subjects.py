@@ -14,6 +14,7 @@ import numpy as np
 from anystep import logs, shapes
 from anystep.data import captions, ring
 from anystep.data.sources import SPREAD
+from anystep.errors import UserError
 
 
 class Subject(NamedTuple):
@@ -28,7 +29,13 @@ def subject(data, n, split="dev", seed=0) -> Subject:
         world = shapes.World(**{name: data[name] for name in shapes.World._fields})
         metadata = shapes.prompts(world, seed, n, split)
         return Subject(metadata, lambda image, row: shapes.judge(image, row, world), pictures_strip(metadata))
-    metadata = [{"prompt": text, "tag": "prompts"} for text in captions(data, n, split, seed)]
+    try:
+        texts = captions(data, n, split, seed)
+    except UserError:
+        if split != "dev":
+            raise
+        texts = captions(data, n, "train", seed)  # a few pictures may leave none for dev; to look at, those of training do
+    metadata = [{"prompt": text, "tag": "prompts"} for text in texts]
     if data.kind == "mixture2d":
         return Subject(metadata, near_its_mode(data.modes), clouds(data.modes))
     return Subject(metadata, None, pictures_strip(metadata))

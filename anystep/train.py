@@ -3,7 +3,7 @@ bottom.
 
 Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, metrics.jsonl,
 checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the averaged
-weights). Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal and saved: start me again.
+weights). Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal, saved unless a line says otherwise: start me again.
 """
 
 import json
@@ -86,13 +86,15 @@ def train(config, workdir):
     use_compile_cache()
     workdir = epath.Path(workdir)
     mesh, models, optimizers, abstract, shardings, _ = build(config)
-    keep_config(workdir, config)
     stream = make_stream(config.data, models["text"].tokenize, config.seed, config.data.batch, jax.process_index(), jax.process_count())
     rows = meshes.batch_sharding(mesh)
 
     # ---------------------------------------------------------------- where the run stands
     with Stop() as stop, jax.set_mesh(mesh):
-        if checkpoint.committed_steps(workdir):
+        begun = checkpoint.committed_steps(workdir)
+        if jax.process_index() == 0:
+            keep_config(workdir, config, begun)
+        if begun:
             target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
             start, state, _ = checkpoint.restore(workdir, target, stream)
             said = f"going on from step {start}"
@@ -104,7 +106,8 @@ def train(config, workdir):
         step_fn = make_train_step(config, models, optimizers, shardings, rows)
         cost = count_flops(config, models, optimizers, abstract_batch(config, models))
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
-        writer = logs.JsonlWriter(workdir / "metrics.jsonl") if jax.process_index() == 0 else None
+        also = () if config.train.also == "none" else (config.train.also,)
+        writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if jax.process_index() == 0 else None
         watch = Watch(config, workdir, writer)
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
@@ -144,36 +147,38 @@ def train(config, workdir):
     return 0
 
 
-def keep_config(workdir, config):
-    """Writes config.json, or refuses a work directory that was begun with another one."""
-    path = workdir / "config.json"
-    text = json.dumps(config.to_dict(), indent=1)
-    if path.exists():
-        before = json.loads(path.read_text())
-        changed = differences(before, json.loads(text))
+NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
+FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every")  # may change between two starts of one run
+
+
+def keep_config(workdir, config, begun):
+    """Writes config.json. A run that has begun refuses a config that would have led elsewhere."""
+    from anystep.files import write_whole
+
+    path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
+    if begun and path.exists():
+        changed = [line for name, line in differences(json.loads(path.read_text()), now) if not name.startswith(FREE)]
         if changed:
             raise UserError(
                 f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
             )
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_whole(path, json.dumps(now, indent=1).encode())
 
 
-def differences(before, now, prefix="config"):
-    """["config.optim.lr: 0.001 before, 0.002 now", ...]."""
+def differences(before, now, prefix=""):
+    """[("optim.lr", "config.optim.lr: 0.001 before, 0.002 now"), ...]."""
     out = []
     for name in sorted(set(before) | set(now)):
-        a, b, path = before.get(name), now.get(name), f"{prefix}.{name}"
+        a, b, path = before.get(name), now.get(name), f"{prefix}{name}"
         if isinstance(a, dict) and isinstance(b, dict):
-            out += differences(a, b, path)
+            out += differences(a, b, path + ".")
         elif a != b:
-            out.append(f"{path}: {a!r} before, {b!r} now")
+            out.append((path, f"config.{path}: {a!r} before, {b!r} now"))
     return out
 
 
 def first_state(config, models, optimizers, shardings):
-    """Fresh weights, made in place under their shardings, or those of `init_from` with the new parameters fresh."""
+    """Fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be missing there."""
     import jax
 
     from anystep import weights
@@ -184,7 +189,7 @@ def first_state(config, models, optimizers, shardings):
     if not config.init_from:
         return state
     _, loaded = load(config.init_from)
-    params = weights.take(state.params, loaded)
+    params = weights.take(state.params, loaded, NEW)
     state = state._replace(params=params, ema={EMA: jax.tree.map(lambda a: a.copy(), params)})
     return jax.device_put(state, shardings)
 

@@ -21,8 +21,8 @@ def make_terms(objective):
     f, e, c = objective.flow_matching, objective.self_evaluation, objective.consistency
     terms = [
         mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
-        mixing.Term("self_evaluation", self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped), e.share, e.weight, e.start),
-        mixing.Term("consistency", consistency(law, c.s_law, c.warmup, c.tangent_norm, c.weighting), c.share, c.weight, c.start),
+        mixing.Term("self_evaluation", self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start), e.share, e.weight, e.start),
+        mixing.Term("consistency", consistency(law, c.s_law, c.warmup, c.tangent_norm, c.weighting, c.start), c.share, c.weight, c.start),
     ]
     return [term for term in terms if term.share]
 

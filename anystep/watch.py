@@ -21,7 +21,7 @@ class Watch:
     def __init__(self, config, workdir, writer):
         self.config, self.workdir, self.writer = config, workdir, writer
         self.model = pipeline(config)
-        self.subject = subject(config.data, min(BATCH, config.eval.prompts))
+        self.subject = subject(config.data, min(BATCH, config.eval.prompts)) if config.train.sample_every else None
 
     def __call__(self, step, params):
         metadata, judge, show = self.subject
@@ -46,4 +46,4 @@ class Watch:
             points = [(int(name[5:]), value, row[f"{name}/se"]) for name, value in row.items() if re.fullmatch(r"eval/\d+", name)]
             if points:
                 series[f"step {row['step']}"] = points
-        return logs.curves(series, "sampling steps", "right, all six kinds (dev prompts)", logx=True)
+        return logs.curves(series, "sampling steps", "right (dev prompts)", logx=True)

@@ -17,7 +17,7 @@ def get_config():
     return ConfigDict(
         dict(
             seed=0,
-            data=dict(kind="pictures", batch=64, size=32, path="", style_captions=True, dev_share=0.02, background="white"),
+            data=dict(kind="pictures", batch=64, size=32, path="", style_captions=False, dev_share=0.05, background="white"),
             model=dict(
                 net="sana",
                 width=192,
@@ -52,7 +52,7 @@ def get_config():
             optim=dict(
                 name="muon", lr=2e-3, final_lr=0.05, warmup=100, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.998
             ),
-            train=dict(steps=2000, log_every=20, sample_every=500),
+            train=dict(steps=2000, log_every=20, sample_every=500, also="none"),
             eval=dict(
                 steps=(1, 2, 4, 8, 32), prompts=16, scale=2.0, energy_preserving=True, interval=(0.0, 0.95), sampler="euler", ask="next"
             ),

@@ -52,7 +52,7 @@ def get_config():
             optim=dict(
                 name="muon", lr=3e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.995
             ),
-            train=dict(steps=2400, log_every=20, sample_every=800),
+            train=dict(steps=2400, log_every=20, sample_every=800, also="none"),
             eval=dict(
                 steps=(1, 2, 4, 8, 32), prompts=64, scale=2.0, energy_preserving=False, interval=(0.0, 0.95), sampler="euler", ask="next"
             ),

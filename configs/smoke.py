@@ -40,7 +40,7 @@ def get_config():
                 consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
             ),
             optim=dict(name="adamw", lr=2e-3, final_lr=0.1, warmup=10, b1=0.9, b2=0.99, muon_rms=0.2, weight_decay=0.0, clip=1.0, ema=0.99),
-            train=dict(steps=200, log_every=10, sample_every=100),
+            train=dict(steps=200, log_every=10, sample_every=100, also="none"),
             eval=dict(steps=(1, 2, 4), prompts=256, scale=1.0, energy_preserving=False, interval=(0.0, 1.0), sampler="euler", ask="next"),
             mesh=dict(data=-1, fsdp=1),
             checkpoint=dict(every=100, keep=2),

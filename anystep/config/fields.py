@@ -110,6 +110,7 @@ FIELDS = {
     "optim.ema": real("decay of the averaged weights", 0.0, 0.999999),
     "train.steps": whole("updates", 1),
     "train.log_every": whole("steps between rows of metrics.jsonl", 1),
+    "train.also": one_of("where metrics go besides metrics.jsonl", "none", "tensorboard", "wandb"),
     "train.sample_every": whole("steps between sample pictures, 0 = none", 0),
     "eval.steps": many("numbers of steps to report, increasing", whole("", 1, 10000)),
     "eval.prompts": whole("pictures drawn for each number of steps", 1),

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from PIL import Image, ImageDraw, ImageFont
+
+from anystep.files import write_whole
 
 INK, MUTED, RULE, PAPER = (32, 33, 36), (112, 117, 124), (222, 225, 229), (255, 255, 255)
 MARGIN, GAP = 24, 8
@@ -152,9 +153,6 @@ def strip(images_by_steps: Mapping[int, Any], prompts: Sequence[str], scale: int
 
 def save(image: Image.Image, path: Any) -> None:
     """Write a PNG to `path` (local or gs://), whole or not at all."""
-    buffer, path = io.BytesIO(), epath.Path(path)
+    buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{path.name}.part"
-    draft.write_bytes(buffer.getvalue())
-    draft.replace(path)
+    write_whole(path, buffer.getvalue())

@@ -32,7 +32,7 @@ def ends(objective):
 
 
 def gap(objective):
-    """Below which share of t nobody may ask, s = 0 apart: without self-evaluation consistency at s = 0 leaves only s = t and s = 0."""
-    if ends(objective) != "hybrid":
-        return 0.0
-    return objective.self_evaluation.s_min if objective.self_evaluation.share else 1.0
+    """Below which share of t nobody may ask, s = 0 of a hybrid apart. Consistency at s = 0 alone knows s = t and s = 0."""
+    if objective.self_evaluation.share:
+        return objective.self_evaluation.s_min
+    return 1.0 if ends(objective) == "hybrid" else 0.0

@@ -20,12 +20,13 @@ from anystep.times import LOGIT_NORMAL, TimeLaw
 from anystep.weighting import adaptive, calm
 
 
-def consistency(law: TimeLaw = LOGIT_NORMAL, s_law="zero", warmup=0, tangent="clip", weighting="adaptive"):
+def consistency(law: TimeLaw = LOGIT_NORMAL, s_law="zero", warmup=0, tangent="clip", weighting="adaptive", start=0):
     """An Objective.
 
     tangent: "none" | "clip" | "l2" | "rms" (see `weighting`). "clip" bounds (t - s) du/dt alone, which leaves the flow-matching part
     untouched and is the default: with it small models drew in one step where the bare tangent did not; "l2" and "rms" normalise the whole
-    g as sCM and SANA-Sprint do. weighting: "none" | "adaptive" (MeanFlow). Metrics: t, tangent = rms of (t - s) du/dt before calming,
+    g as sCM and SANA-Sprint do. weighting: "none" | "adaptive" (MeanFlow). r grows over `warmup`
+    steps after `start`. Metrics: t, tangent = rms of (t - s) du/dt before calming,
     error = the unweighted loss.
     """
 
@@ -42,7 +43,7 @@ def consistency(law: TimeLaw = LOGIT_NORMAL, s_law="zero", warmup=0, tangent="cl
 
         u, derivative, _ = total_derivative(velocity, point.x_t, point.t, s, point.v)
         drift = expand(point.t - s, u) * derivative
-        r = jnp.minimum(1.0, (step + 1) / warmup) if warmup else 1.0
+        r = jnp.clip((step - start + 1) / warmup, 0.0, 1.0) if warmup else 1.0
         if tangent == "clip":
             g = (u - point.v) + r * calm(drift, "clip")
         else:

@@ -64,8 +64,8 @@ def mix(terms: list[Term], models, roles, batch, key, step):
         first += term.share
         loss, found, moved = term.objective(models, roles, rows, key, step)
         buffers.update(moved)
-        on = jnp.where(step >= term.start, term.weight, 0.0)
-        total = total + on * (term.share / group) * jnp.mean(loss)
+        part = term.weight * (term.share / group) * jnp.mean(loss)
+        total = total + jnp.where(step >= term.start, part, 0.0)
         t = found.pop("t")
         shown = found.pop("error", loss)
         metrics[f"loss/{term.name}"] = jnp.mean(shown)

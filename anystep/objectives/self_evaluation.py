@@ -27,8 +27,8 @@ def mixing_ratio(t, s):
     return (t - s) / (1.0 - 2.0 * s + t * s)
 
 
-def self_evaluation(law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=True, dropped="diagonal"):
-    """An Objective on s in [max(1 - tau, s_min) t, t], tau growing from 0 to 1 over `anneal` steps.
+def self_evaluation(law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=True, dropped="diagonal", start=0):
+    """An Objective on s in [max(1 - tau, s_min) t, t], tau growing from 0 to 1 over `anneal` steps after `start`.
 
     dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says
     nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. Metrics: t, the norm of
@@ -39,7 +39,7 @@ def self_evaluation(law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=Tru
         net, x0 = models["net"], batch["x0"]
         assert net.path is LINEAR, "self-evaluation is derived on the linear path"
         point = draw_point("self_evaluation", net.path, law, batch, key, step)
-        low = times.annealed_low_share(step, anneal, s_min)
+        low = times.annealed_low_share(step - start, anneal, s_min)
         s = times.draw_below(point.t, tree.sample_keys(key, "self_evaluation/s", step, batch["index"]), low)
         if dropped == "diagonal":
             s = jnp.where(batch["dropped"], point.t, s)

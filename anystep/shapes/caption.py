@@ -1,7 +1,7 @@
 """From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata. At most 13 words each.
 
-single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none. "A and B" names the left
-or upper object first, as people do; a relation is told from either side.
+single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none. "A and B" names the
+left or upper object first, as people do; a relation is told from either side.
 """
 
 import numpy as np

@@ -18,6 +18,7 @@ import safetensors.numpy
 from etils import epath
 
 from anystep.errors import UserError
+from anystep.files import write_whole
 from anystep.tree import nest, paths
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
@@ -39,8 +40,8 @@ def save_folder(path, config: dict, params: dict) -> None:
     # ascontiguousarray makes a scalar a vector, and safetensors writes the memory of a transposed view as it lies
     arrays = {name: np.ascontiguousarray(leaf).reshape(leaf.shape) for name, leaf in leaves.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, safetensors.numpy.save(arrays))
-    _write(folder / CONFIG, json.dumps(config, indent=2).encode())
+    write_whole(folder / WEIGHTS, safetensors.numpy.save(arrays))
+    write_whole(folder / CONFIG, json.dumps(config, indent=2).encode())
 
 
 def load_folder(path) -> tuple[dict, dict]:
@@ -134,10 +135,3 @@ def describe(report: Match) -> str:
     misshaped = tuple(f"{name} (expected {expected}, found {found})" for name, expected, found in report.misshaped)
     parts = (("missing", report.missing), ("unused", report.unused), ("mis-shaped", misshaped))
     return "; ".join(f"{len(names)} {word}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}" for word, names in parts if names)
-
-
-def _write(path, data: bytes) -> None:
-    """Whole or not at all: a reader never sees half a file."""
-    part = path.parent / (path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
