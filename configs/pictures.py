@@ -30,7 +30,7 @@ def get_config():
                 mlp_ratio=4.0,
                 positions="sincos",
                 qk_norm=True,
-                stem=32,
+                stem=64,
                 predicts="x0",
                 time_frequency=4.0,
                 time_span=16.0,

@@ -30,7 +30,7 @@ def get_config():
                 mlp_ratio=4.0,
                 positions="sincos",
                 qk_norm=True,
-                stem=16,
+                stem=64,
                 predicts="x0",
                 time_frequency=4.0,
                 time_span=16.0,
@@ -45,7 +45,7 @@ def get_config():
             objective=dict(
                 time=dict(law="logit_normal", mean=0.0, std=1.0, shift=3.0),
                 prompt_dropout=0.1,
-                flow_matching=dict(share=1, weight=1.0),
+                flow_matching=dict(share=3, weight=1.0),
                 self_evaluation=dict(share=0, weight=1.0, start=0, s_min=0.25, anneal=0, renorm=True, dropped="diagonal"),
                 consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
             ),

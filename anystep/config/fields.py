@@ -63,7 +63,7 @@ FIELDS = {
     "model.positions": one_of("position embedding", "sincos", "none"),
     "model.qk_norm": switch("normalise queries and keys"),
     "model.stem": whole("channels of the convolutions before and after the blocks, 0 = none", 0, 65536),
-    "model.predicts": one_of("what the network puts out", "x0", "v"),
+    "model.predicts": one_of("what the network puts out; trig: cos a noise - sin a x0", "x0", "v", "trig"),
     "model.time_frequency": real("highest of the time embedding, rad per unit time", POSITIVE, 1e6),
     "model.time_span": real("highest over lowest frequency of the time embedding", 1.0, 1e6),
     "model.scan": switch("one scanned block: compiles faster"),

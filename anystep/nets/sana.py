@@ -1,6 +1,6 @@
 """The default backbone: a diffusion transformer of SANA's kind (2410.10629, 2503.09641) with a second time.
 
-    tokens = patchify(stem(x))                         stem and head: 3x3 convolutions at full resolution, optional (SANA has none)
+    tokens = patchify(stem(x))         3x3 convolutions in stem and head, optional (SANA has none), a skip between, gated by time
     e      = MLP(sin t) + MLP_s(sin (t - s))           the second time is zero-initialised: at first the network does not see s
     m      = Dense(SiLU e) in R^{6 D}, shared by all blocks; each block adds its own table [6, D]
     block    x += gate1 attention(modulate(LN x));  x += cross(x, text);  x += gate2 feed_forward(modulate(LN x))
@@ -39,13 +39,18 @@ class Options(NamedTuple):
     mlp_ratio: float = 4.0
     positions: str = "sincos"
     qk_norm: bool = True
-    stem: int = 32
+    stem: int = 64
     predicts: str = "x0"
     time_frequency: float = 4.0
     time_span: float = 16.0
     scan: bool = True
     remat: bool = False
     dtype: str = "float32"
+
+    @property
+    def fold(self):
+        """Pixels a side of one position of stem and head: half the resolution, where four times the channels cost the same."""
+        return 2 if self.stem and self.patch % 2 == 0 else 1
 
     @property
     def grid(self):
@@ -61,9 +66,9 @@ class Embed(nn.Module):
         x = x.astype(dtype)
         stem = x
         if o.stem:
-            stem = nn.silu(conv3x3(o.stem, "stem_in", dtype)(x))
-            stem = stem + nn.silu(conv3x3(o.stem, "stem_out", dtype)(stem))
-        tokens = nn.Dense(o.width, dtype=dtype, name="patches")(patchify(stem, o.patch))
+            stem = conv3x3(o.stem, "stem_in", dtype)(space_to_depth(x, o.fold))
+            stem = stem + conv3x3(o.stem, "stem_out", dtype)(nn.silu(stem))
+        tokens = nn.Dense(o.width, dtype=dtype, name="patches")(patchify(stem, o.patch // o.fold))
         if o.positions == "sincos":
             tokens = tokens + sincos_positions(*o.grid, o.width)[None].astype(dtype)
         e = TimeEmbedding(o.width, o.time_frequency, o.time_span, name="time")(t)
@@ -103,9 +108,13 @@ class Head(nn.Module):
         y = modulate(LayerNorm()(tokens), shift.astype(dtype), scale.astype(dtype))
         if not o.stem:
             return unpatchify(nn.Dense(o.patch**2 * o.shape[-1], name="out")(y.astype(jnp.float32)), o.grid, o.patch)
-        y = stem + unpatchify(nn.Dense(o.patch**2 * o.stem, dtype=dtype, name="pixels")(y), o.grid, o.patch)
-        y = nn.silu(conv3x3(o.stem, "head_in", dtype)(y))
-        return conv3x3(o.shape[-1], "head_out", jnp.float32)(y.astype(jnp.float32))
+        patch = o.patch // o.fold
+        skip = 1.0 + nn.Dense(o.stem, kernel_init=nn.initializers.zeros, name="skip")(nn.silu(e))
+        y = unpatchify(nn.Dense(patch**2 * o.stem, dtype=dtype, name="pixels")(y), o.grid, patch)
+        y = y + stem * skip[:, None, None, :].astype(dtype)
+        for name in ("head_in", "head_middle"):
+            y = y + conv3x3(o.stem, name, dtype)(nn.silu(y))
+        return depth_to_space(conv3x3(o.fold**2 * o.shape[-1], "head_out", jnp.float32)(nn.silu(y).astype(jnp.float32)), o.fold)
 
 
 def conv3x3(features, name, dtype):
@@ -117,6 +126,18 @@ def block_table(key, shape):
     """Shift and scale near zero, gates near one: every block speaks from the first step."""
     gates = jnp.array([0.0, 0.0, 1.0, 0.0, 0.0, 1.0])[:, None]
     return gates + 0.02 * jax.random.normal(key, shape)
+
+
+def space_to_depth(x, fold):
+    """[B, H, W, C] -> [B, H / f, W / f, f^2 C]."""
+    b, h, w, _ = x.shape
+    return patchify(x, fold).reshape(b, h // fold, w // fold, -1)
+
+
+def depth_to_space(x, fold):
+    """The inverse of `space_to_depth`."""
+    b, h, w, c = x.shape
+    return unpatchify(x.reshape(b, h * w, c), (h, w), fold)
 
 
 def patchify(x, patch):
@@ -189,9 +210,23 @@ def build(
 
     def head(params, h):
         answer = head_net.apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
-        return answer if o.predicts == "v" else velocity_of_data(path, h["x"], answer, h["t"])
+        return {"v": velocity_itself, "x0": velocity_of_data, "trig": velocity_of_trig}[o.predicts](path, h["x"], answer, h["t"])
 
     return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale))
+
+
+def velocity_itself(path, x, v, t):
+    return v
+
+
+def velocity_of_trig(path, x, f, t):
+    """The velocity at x_t from a TrigFlow answer f = cos a noise - sin a x0, tan a = sigma / alpha: -x0 next to noise, the noise next to
+    data, unit variance always, nothing divided by t (Prop. 3.1 of SANA-Sprint read backwards, EDM's preconditioning for sigma_data = 1)."""
+    alpha, sigma, d_alpha, d_sigma = (expand(c, x) for c in coefficients(path, t))
+    square = alpha**2 + sigma**2
+    x0 = (alpha * x - jnp.sqrt(square) * sigma * f) / square
+    noise = (sigma * x + jnp.sqrt(square) * alpha * f) / square
+    return d_alpha * x0 + d_sigma * noise
 
 
 def velocity_of_data(path, x, x0, t):
