@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anystep import config
+from anystep import config, flags
 from anystep.config.fields import DATA, FIELDS
 from anystep.errors import UserError
 
@@ -23,6 +23,7 @@ def tree(kind="mixture2d"):
     base = config.read("shapes" if kind == "shapes" else "smoke")
     if kind == "pictures":
         base["data"] = dict(PICTURES)
+        base["model"]["net"] = "sana"
     return base
 
 
@@ -174,22 +175,25 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
     (ALONE | dict(objective__flow_matching__share=0), "objective.flow_matching.share", dict(objective__flow_matching__share=1)),
     (dict(data__batch=64, objective__flow_matching__share=4), "data.batch", dict(data__batch=65)),
     (dict(data__batch=66, mesh__data=2, mesh__fsdp=2), "data.batch", dict(data__batch=72)),
+    (dict(data__batch=6, mesh__data=2, objective__flow_matching__share=5), "data.batch", dict(data__batch=12)),  # 6 and 2, not 12
+    (dict(train__steps=2**25, data__batch=66), "train.steps", dict(data__batch=63)),
+    (dict(train__steps=2**31 - 1, data__batch=3), "train.steps", dict(train__steps=715827882)),
+    (dict(model__net="sana"), "model.net", dict(model__net="mlp")),
     (dict(mesh__data=0), "mesh.data", dict(mesh__data=1)),
-    (dict(data__size=6, model__patch=4), "data.size", dict(data__size=8)),
-    (dict(model__width=62, model__heads=4), "model.width", dict(model__width=60)),
-    (dict(model__width=64, model__cross_heads=5), "model.width", dict(model__cross_heads=4)),
     (dict(model__text__width=33), "model.text.width", dict(model__text__heads=3)),
-    (dict(model__width=62, model__positions="sincos"), "model.width", dict(model__positions="none")),
     (dict(optim__warmup=201, train__steps=200), "optim.warmup", dict(optim__warmup=200)),
     (dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__self_evaluation__share=0)),
     (dict(eval__steps=(1, 4, 2)), "eval.steps", dict(eval__steps=(1, 2, 4))),
     (dict(eval__steps=(1, 1)), "eval.steps", dict(eval__steps=(1,))),
     (dict(eval__interval=(0.5, 0.5)), "eval.interval", dict(eval__interval=(0.5, 0.6))),
     (dict(path__name="trig"), "path.name", dict(objective__self_evaluation__share=0)),
-    (
-        ALONE | dict(path__name="trig", objective__consistency__share=2, objective__consistency__s_law="uniform"),
-        "path.name",
-        dict(objective__consistency__s_law="zero"),
+    *(
+        (
+            ALONE | dict(path__name="trig", objective__consistency__share=2, objective__consistency__s_law=law),
+            "path.name",
+            dict(objective__consistency__share=0),
+        )
+        for law in ("zero", "uniform")
     ),
     (
         dict(objective__consistency__share=1, objective__consistency__s_law="uniform"),
@@ -209,6 +213,45 @@ def test_rules_between_fields(bad, path, mend):
     first = {"data__batch": 60} | bad
     assert refusal(config.from_dict, with_values(**first)).startswith(f"config.{path} = ")
     config.from_dict(with_values(**(first | mend)))
+
+
+PICTURE_RULES = [
+    (dict(model__net="mlp"), "model.net", dict(model__net="sana")),
+    (dict(data__size=18, model__patch=4), "data.size", dict(data__size=20)),
+    (dict(model__width=64, model__heads=5, model__cross_heads=2), "model.width", dict(model__width=60)),
+    (dict(model__width=64, model__cross_heads=5), "model.width", dict(model__cross_heads=4)),
+    (dict(model__width=62, model__heads=2, model__cross_heads=2, model__positions="sincos"), "model.width", dict(model__positions="none")),
+]
+
+
+@pytest.mark.parametrize("kind", ["shapes", "pictures"])
+@pytest.mark.parametrize(("bad", "path", "mend"), PICTURE_RULES)
+def test_rules_of_the_picture_network(kind, bad, path, mend):
+    first = {"data__batch": 60} | bad
+    assert refusal(config.from_dict, with_values(kind, **first)).startswith(f"config.{path} = ")
+    config.from_dict(with_values(kind, **(first | mend)))
+
+
+def test_points_are_not_held_to_the_fields_of_the_picture_network():
+    config.from_dict(with_values(data__batch=60, data__size=3, model__patch=2, model__width=63, model__heads=4, model__positions="sincos"))
+
+
+@pytest.mark.parametrize(("path", "most"), [("eval.steps", flags.MOST_STEPS), ("eval.scale", flags.MOST_SCALE)])
+def test_a_config_and_a_flag_have_the_same_limit(path, most):
+    nested = tree()
+    put(nested, path, (most,) if path == "eval.steps" else most)
+    config.from_dict(nested)
+    put(nested, path, (most + 1,) if path == "eval.steps" else most + 1)
+    assert refusal(config.from_dict, nested).startswith(f"config.{path} = ")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--config", "smoke", "-h"]])
+def test_help_is_not_a_missing_config(argv, capsys):
+    with pytest.raises(SystemExit) as left:
+        config.load(argv)
+    said = capsys.readouterr().out
+    assert left.value.code == 0 and said.startswith("usage: ")
+    assert all(word in said for word in ("smoke", "shapes", "pictures", "--helpconfig"))
 
 
 @pytest.mark.parametrize(

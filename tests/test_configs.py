@@ -1,7 +1,10 @@
 """Every shipped config, cut to test size: trained a few steps, saved, restored, sampled; its step and its sampler lowered for tpu and
-cuda."""
+cuda. And the choices of net, path and objectives that the rules accept: each can be differentiated."""
+
+import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -11,10 +14,12 @@ import anystep
 from anystep import checkpoint, logs, train
 from anystep.api import pipeline
 from anystep.data import make_stream
+from anystep.errors import UserError
 from anystep.nets.build import build_models
 from anystep.optim import make_optimizer
 from anystep.state import init_state
-from anystep.train_step import abstract_batch, make_train_step
+from anystep.train_step import abstract_batch, make_loss, make_train_step
+from anystep.types import Roles
 
 
 @pytest.mark.slow
@@ -79,3 +84,34 @@ def test_the_data_have_unit_deviation_inside(name, tmp_path):
     stream = make_stream(config.data, build_models(config)["text"].tokenize, 0, 256)
     x = (next(stream)["x0"] - config.model.shift) / config.model.scale
     assert abs(x.mean()) < 0.2 and 0.8 < x.std() < 1.25
+
+
+MIXES = [(*shares, law) for shares in itertools.product((0, 1), repeat=3) for law in ("zero", "uniform") if shares[2] or law == "zero"]
+
+
+def accepted(name, folder):
+    """(what was chosen, config) of every choice of net, path and objectives that the rules let pass."""
+    for net, path, (f, e, c, law) in itertools.product(("sana", "mlp"), ("linear", "trig"), MIXES):
+        asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
+        asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
+        asked |= {"objective.consistency.s_law": law}
+        try:
+            yield (net, path, f, e, c, law), tiny.config(name, folder, *(f"--config.{field}={value}" for field, value in asked.items()))
+        except UserError:
+            pass
+
+
+@pytest.mark.parametrize("name", tiny.NAMES)
+def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
+    found = dict(accepted(name, tmp_path))
+    net = "mlp" if name == "smoke" else "sana"
+    singles = {("linear", 1, 0, 0, "zero"), ("trig", 1, 0, 0, "zero"), ("linear", 0, 1, 0, "zero"), ("linear", 0, 0, 1, "zero")}
+    assert {(net, *chosen) for chosen in singles | {("linear", 0, 0, 1, "uniform"), ("linear", 1, 1, 1, "zero")}} <= set(found)
+    for chosen, config in found.items():
+        models = build_models(config)
+        params = {role: jax.eval_shape(model.init, jax.random.key(0)) for role, model in models.items()}
+        roles = Roles(params, params, {}, {})
+        gradient = jax.grad(make_loss(config, models), has_aux=True)
+        got, (metrics, _) = jax.eval_shape(gradient, params, roles, abstract_batch(config, models), jnp.int32(0))
+        assert jax.tree.map(lambda a: a.shape, got) == jax.tree.map(lambda a: a.shape, params), chosen
+        assert metrics["loss"].shape == (), chosen

@@ -362,6 +362,26 @@ def test_listings_of_both_kinds(tmp_path):
     assert captions_by_grey(tmp_path) == wanted
 
 
+LISTED = "\ufeff" + "\r\n".join(  # as Windows writes it; JSON allows these three unescaped in a string
+    [
+        '{"file_name": "a.png", "text": "one\u2028two"}',
+        '{"file_name": "b.png", "text": "three\u0085four\u2029five"}',
+        "",
+    ]
+)
+
+
+def test_lines_of_json_end_at_newlines_only(tmp_path):
+    for name, grey in (("a.png", 10), ("b.png", 200)):
+        Image.new("L", (4, 4), grey).save(tmp_path / name)
+    (tmp_path / "metadata.jsonl").write_bytes(LISTED.encode())
+    wanted = {10: "one two", 200: "three four five"}
+    assert captions_by_grey(tmp_path) == wanted
+    np.savez(tmp_path / "x.npz", images4=np.full((2, 4, 4, 3), [[[[10]]], [[[200]]]], np.uint8))
+    (tmp_path / "x.jsonl").write_bytes(LISTED.encode())
+    assert captions_by_grey(tmp_path / "x.npz") == wanted
+
+
 def captions_by_grey(path, batch=2, **changes):
     rows = next(make_stream(pictures(path, **changes), texts, 0, batch))
     return {round((float(x[0, 0, 0]) + 1.0) * 127.5): str(text) for x, text in zip(rows["x0"], rows["cond"]["tokens"], strict=True)}

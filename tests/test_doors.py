@@ -249,9 +249,10 @@ class Wall:
 sys.meta_path.insert(0, Wall())
 start = time.perf_counter()
 import anystep
-print(f"import anystep: {{time.perf_counter() - start:.2f}} s")
+print(time.perf_counter() - start)
 for name in {names}:
     importlib.import_module(name)
+print(time.perf_counter() - start)
 """
 
 
@@ -261,5 +262,6 @@ def test_lower_floors_need_no_heavy_packages():
     program = IMPORTER.format(heavy=HEAVY, names=names)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    assert float(done.stdout.split()[2]) < 10, done.stdout  # 3 s is the aim; machines that run tests are shared
+    alone, together = map(float, done.stdout.split())
+    print(f"import anystep: {alone:.2f} s, with all lower floors: {together:.2f} s")
+    assert alone < 3

@@ -102,7 +102,7 @@ def test_one_fused_pass_equals_two(scanned):
 
 def test_du_dt_of_a_network(scanned):
     (params, x, t, s, v, cond), ((_, (_, derivative)), _) = scanned
-    model, h = toys.tiny_sana(), 3e-3
+    model, h = toys.tiny_sana(), 1e-3
     ahead, behind = (model.velocity(params, x + d * v, t + d, s, cond)[0] for d in (h, -h))
     difference = (ahead - behind) / (2 * h)
     assert np.abs(derivative - difference).max() < 0.01 * np.abs(difference).max()

@@ -149,8 +149,8 @@ W, D, P, C, T = 16, 3, 4, 3, 16  # width, depth, patch, channels, width of the t
         ({"stem": 0, "qk_norm": False}, -D * 4 * W),  # a scale for q and for k in both attentions
         # 1x1 to 2 r W, nine taps and a bias, 1x1 back without a bias, for the MLP
         ({"stem": 0, "ffn": "conv", "mlp_ratio": 2.5}, D * ((W + 1) * 80 + 80 * 10 + 40 * W - (W * 64 + 64 + 64 * W + W))),
-        # two 3x3 convolutions in and two out, patches of 8 channels for 3, each with its bias
-        ({"stem": 8}, (9 * C + 1) * 8 + 2 * (72 + 1) * 8 + (72 + 1) * C + P * P * (8 - C) * (2 * W + 1)),
+        # at half the resolution: two 3x3 convolutions in and three out, a gate, patches of 8 channels at (P/2)^2 positions, all with biases
+        ({"stem": 8}, (9 * 4 * C + 1) * 8 + 3 * 73 * 8 + 73 * 4 * C + (W + 1) * 8 + ((P // 2) ** 2 * 8 - P * P * C) * (2 * W + 1)),
     ],
     ids=str,
 )

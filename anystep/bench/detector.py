@@ -15,7 +15,7 @@ from anystep.errors import run_main
 from anystep.shapes import BACKGROUND, COLORS, SILHOUETTES, Scene, World, check, detect, draw, judge, make_scene, metadata
 
 NOISE = 0.05  # standard deviation, pictures in [-1, 1]
-BLUR = 0.16  # standard deviation in diameters of the picture's smallest object
+BLUR = 0.2  # standard deviation in diameters of the picture's smallest object
 
 
 def noisy(rng: np.random.Generator, picture: np.ndarray, std: float = NOISE) -> np.ndarray:

@@ -114,12 +114,16 @@ def read(name):
 
 
 def load(argv):
-    """Arguments -> (config, the rest of them): --config NAME|FILE, --config.x.y=z. `--helpconfig` prints all fields and leaves.
+    """Arguments -> (config, the rest of them): --config NAME|FILE, --config.x.y=z. `--help` and `--helpconfig` print and leave.
 
     A wrong name or value raises UserError.
     """
     if "--helpconfig" in argv:
         print(describe())
+        raise SystemExit(0)
+    if "--help" in argv or "-h" in argv:
+        print(f"usage: anystep train --config NAME|FILE --workdir DIR [--dry_run] [--config.x.y=z ...]\n\n  NAME: {', '.join(packaged())}")
+        print("  --helpconfig lists every field")
         raise SystemExit(0)
     name, overrides, rest, queue = None, {}, [], list(argv)
     while queue:

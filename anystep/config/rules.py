@@ -20,11 +20,17 @@ def some_objective(c):
 
 
 def batch_splits(c):
+    """Every device keeps whole groups of rows, so that an objective's rows never move between devices."""
     rows, devices = sum(shares(c).values()), max(c.mesh.data, 1) * c.mesh.fsdp
-    if c.data.batch % rows:
-        refuse("data.batch", c.data.batch, f"divisible by {rows}, the sum of the objectives' shares")
-    if c.data.batch % devices:
-        refuse("data.batch", c.data.batch, f"divisible by {devices}, the devices asked in config.mesh")
+    if c.data.batch % (rows * devices):
+        why = f"{rows} (sum of the objectives' shares) * {devices} (devices asked in config.mesh)"
+        refuse("data.batch", c.data.batch, f"divisible by {rows * devices} = {why}")
+
+
+def stream_fits(c):
+    most = (2**31 - 1) // c.data.batch
+    if c.train.steps > most:
+        refuse("train.steps", c.train.steps, f"<= {most} for config.data.batch = {c.data.batch}: rows of the stream are counted in int32")
 
 
 def mesh_is_real(c):
@@ -32,23 +38,28 @@ def mesh_is_real(c):
         refuse("mesh.data", 0, "-1 (all devices) or >= 1")
 
 
+def net_fits_data(c):
+    if (c.model.net == "mlp") != (c.data.kind == "mixture2d"):
+        net, kinds = ("'mlp'", "") if c.data.kind == "mixture2d" else ("'sana'", ", 'mlp' draws points only")
+        refuse("model.net", c.model.net, f"{net} for config.data.kind = {c.data.kind!r}{kinds}")
+
+
 def patches_fit(c):
-    if c.data.size % c.model.patch:
+    if c.model.net != "mlp" and c.data.size % c.model.patch:
         refuse("data.size", c.data.size, f"divisible by config.model.patch = {c.model.patch}")
 
 
 def heads_fit(c):
-    for path, width, heads in (
-        ("model.width", c.model.width, c.model.heads),
-        ("model.width", c.model.width, c.model.cross_heads),
-        ("model.text.width", c.model.text.width, c.model.text.heads),
-    ):
+    asked = [("model.text.width", c.model.text.width, c.model.text.heads)]
+    if c.model.net != "mlp":
+        asked += [("model.width", c.model.width, heads) for heads in (c.model.heads, c.model.cross_heads)]
+    for path, width, heads in asked:
         if width % heads:
             refuse(path, width, f"divisible by its heads, {heads}")
 
 
 def positions_fit(c):
-    if c.model.positions == "sincos" and c.model.width % 4:
+    if c.model.net != "mlp" and c.model.positions == "sincos" and c.model.width % 4:
         refuse("model.width", c.model.width, "divisible by 4 for config.model.positions = 'sincos'")
 
 
@@ -73,9 +84,8 @@ def null_prompt_is_trained(c):
 
 
 def path_has_objective(c):
-    map_anywhere = c.objective.consistency.share and c.objective.consistency.s_law == "uniform"
-    if c.path.name == "trig" and (c.objective.self_evaluation.share or map_anywhere):
-        refuse("path.name", "trig", "'linear' for self_evaluation and for config.objective.consistency.s_law = 'uniform'")
+    if c.path.name == "trig" and (c.objective.self_evaluation.share or c.objective.consistency.share):
+        refuse("path.name", "trig", "'linear' for self_evaluation and consistency, which are derived on it")
 
 
 def report_is_ordered(c):
@@ -103,6 +113,8 @@ RULES = (
     some_objective,
     mesh_is_real,
     batch_splits,
+    stream_fits,
+    net_fits_data,
     patches_fit,
     heads_fit,
     positions_fit,

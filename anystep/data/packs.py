@@ -8,14 +8,13 @@
   "noto".
 """
 
-import json
 import zipfile
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
-from anystep.data.pictures import CAPTIONS, captions_of, check_size, clean, square
+from anystep.data.pictures import CAPTIONS, captions_of, check_size, clean, read_jsonl, square
 from anystep.errors import UserError
 
 Pack = tuple[np.ndarray, list[tuple[str, ...]]]
@@ -83,14 +82,10 @@ def _captions(path, pack, count: int) -> list[tuple[str, ...]]:
 
 
 def _beside(path, pack) -> list[tuple[str, ...]]:
-    rows = []
-    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error})") from None
-        if not isinstance(rows[-1], dict):
+    rows = list(read_jsonl(path))
+    for number, row in rows:
+        if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: must be a JSON object")
-    if "id" in pack.files and all("id" in row for row in rows) and [row["id"] for row in rows] != pack["id"].tolist():
+    if "id" in pack.files and all("id" in row for _, row in rows) and [row["id"] for _, row in rows] != pack["id"].tolist():
         raise UserError(f"{path}: its ids are not those of the pack")
-    return [captions_of(row, f"{path}:{number}") for number, row in enumerate(rows, 1)]
+    return [captions_of(row, f"{path}:{number}") for number, row in rows]

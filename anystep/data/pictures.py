@@ -95,7 +95,7 @@ def list_folder(path) -> list[tuple[str, tuple[str, ...]]]:
     """(file name relative to `path`, captions) of every picture of a folder, sorted by name. UserError for a folder without pictures or
     captions."""
     folder = epath.Path(path)
-    for name, rows in (("metadata.jsonl", _jsonl), ("metadata.csv", _csv)):
+    for name, rows in (("metadata.jsonl", read_jsonl), ("metadata.csv", _csv)):
         if (folder / name).exists():
             return sorted(_listed(folder, f"{folder / name}:{number}", row) for number, row in rows(folder / name))
     found = []
@@ -122,8 +122,10 @@ def _listed(folder, where: str, row) -> tuple[str, tuple[str, ...]]:
     return name, captions_of(row, where)
 
 
-def _jsonl(path):
-    for number, line in enumerate(path.read_bytes().decode("utf-8", "replace").splitlines(), 1):
+def read_jsonl(path):
+    """(line number, value) of every line that is not blank. UserError names one that is not JSON."""
+    lines = path.read_bytes().decode("utf-8-sig", "replace").split("\n")  # splitlines would also cut at U+2028, legal inside a string
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 yield number, json.loads(line)

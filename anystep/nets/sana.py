@@ -210,23 +210,9 @@ def build(
 
     def head(params, h):
         answer = head_net.apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
-        return {"v": velocity_itself, "x0": velocity_of_data, "trig": velocity_of_trig}[o.predicts](path, h["x"], answer, h["t"])
+        return answer if o.predicts == "v" else velocity_of_data(path, h["x"], answer, h["t"])
 
     return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale))
-
-
-def velocity_itself(path, x, v, t):
-    return v
-
-
-def velocity_of_trig(path, x, f, t):
-    """The velocity at x_t from a TrigFlow answer f = cos a noise - sin a x0, tan a = sigma / alpha: -x0 next to noise, the noise next to
-    data, unit variance always, nothing divided by t (Prop. 3.1 of SANA-Sprint read backwards, EDM's preconditioning for sigma_data = 1)."""
-    alpha, sigma, d_alpha, d_sigma = (expand(c, x) for c in coefficients(path, t))
-    square = alpha**2 + sigma**2
-    x0 = (alpha * x - jnp.sqrt(square) * sigma * f) / square
-    noise = (sigma * x + jnp.sqrt(square) * alpha * f) / square
-    return d_alpha * x0 + d_sigma * noise
 
 
 def velocity_of_data(path, x, x0, t):

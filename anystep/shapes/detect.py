@@ -26,8 +26,8 @@ from anystep.shapes.scene import RADII, World, relations
 
 INK = 0.25  # RGB distance from paper, in [0, 1]^3; colours lie 0.5 (pink) to 1.4 (black) from it
 SPECK = 0.3  # a thing with less ink than this share of the smallest object is no object (it may still leave the picture unexplained)
-PALETTE = 0.16  # largest RGB distance of a thing's colour from the named one; half a colour's contrast is at least 0.25
-STRENGTH = 0.6  # without a silhouette to divide by, a thing has a colour when its strongest pixel holds this share of it
+PALETTE = 0.16  # largest RGB distance of a thing's colour from the line through paper and the named one
+STRENGTH = 0.75  # a thing has a colour when it holds this share of its distance from the paper; a blend of two pictures holds half
 MIXED = 0.1  # and at most this share of the ink's energy is not of that colour
 RESIDUAL = 0.16  # one default silhouette leaves at least 0.168 of another open
 MARGIN = 0.6  # and at most this share of what the second best leaves: a picture between two silhouettes is neither
@@ -127,7 +127,9 @@ def _thing(off_paper: np.ndarray, labels: np.ndarray, label: int, where, world: 
         box = where[1].start / size, where[0].start / size, where[1].stop / size, where[0].stop / size
         return Detection(None, color, box, residual), None
     seen = PAPER + np.tensordot(rendered, ink, 2) / (rendered**2).sum()
-    if ((seen - rgb(color)) ** 2).sum() > PALETTE**2:
+    strength = (seen - PAPER) @ contrast / (contrast @ contrast)
+    aside = seen - PAPER - strength * contrast
+    if not STRENGTH <= strength <= 1.0 / STRENGTH or (aside**2).sum() > PALETTE**2:
         color = None
     return Detection(shape, color, (x - r, y - r, x + r, y + r), residual), (shape, seen, x, y, r)
 
