@@ -5,9 +5,8 @@
 Input      a folder in Hugging Face's imagefolder layout (pictures with metadata.jsonl or metadata.csv, or a .txt beside each), an .npz
 pack, or a folder of packs
 Hardware   2 CPU cores; any GPU or TPU takes the same file, with a larger --config.data.batch and --config.model.width
-Time       about 20 minutes for 2,000 steps on 2 cores
-Result     samples/<step>.png: held-out captions at 1, 2, 4, 8 and 32 steps; on emoji-like icons colours and outlines from about step
-1,000, no fine detail
+Time       2,000 steps; the progress line says how long
+Result     samples/<step>.png: held-out captions at 1, 2, 4, 8 and 32 steps
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,19 @@
-"""Coloured shapes at 16 pixels from prompts such as "a red circle left of a blue square"."""
+"""Coloured shapes at 16 pixels from prompts such as "a red ring left of a blue square": the demo.
+
+    anystep train --config shapes --workdir runs/shapes
+    anystep evaluate --model runs/shapes
+
+Hardware   2 CPU cores; any GPU or TPU takes the same file
+Time       about 7 minutes on 2 idle cores
+Result     on held-out combinations about .8 of all pictures entirely right at 8 and 32 steps, .6 at 4; 1 and 2 steps are weak (.1)
+
+What helped: stem and head as a small convolutional tower at half resolution (the largest step: .20 against .07 entirely right after 400
+steps), captions that list objects in reading order, more noise in the draws of t (shift 3 for data of unit deviation), residual branches
+that start at zero (5 % less loss), muon's step at 0.6. What did not: pooled text in the time embedding, a norm before the cross
+attention, TrigFlow answers instead of x0, leaving out the q/k norm, batches of 32. One step: with the clip its pictures stay blends of
+modes; without it the tangent along (noise - x0), of rms 3 to 5 here, spoils a trained model within 700 steps. Untried: a tangent along the
+model's own velocity, MeanFlow's law of s, consistency that starts late.
+"""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,11 @@
-"""A mixture in the plane and a small MLP: every part of training in seconds, on one core."""
+"""A mixture in the plane and a small MLP: every objective and every part of training in seconds.
+
+    anystep train --config smoke --workdir runs/smoke
+
+Hardware   any CPU
+Time       about 20 seconds
+Result     samples/200.png: points on the grey discs of their modes; most of them (about .8) at every number of steps
+"""
 
 from ml_collections import ConfigDict
 

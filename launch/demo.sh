@@ -17,5 +17,5 @@ rm -rf build # setuptools would install modules that a former build left there
 say "training"
 .venv-demo/bin/anystep train --config "${CONFIG:-shapes}" --workdir "$workdir"
 say "measuring"
-.venv-demo/bin/anystep evaluate --model "$workdir"
+.venv-demo/bin/anystep evaluate --model "$workdir" --prompts 384
 say "done in $((SECONDS / 60)) min $((SECONDS % 60)) s: pictures in $workdir/samples, the report in $workdir/report.png and report.json"
