@@ -22,7 +22,6 @@ setup(
         "flax>=0.12.8",
         "grain>=0.2.18",
         "jax>=0.10.2",
-        "jaxtyping",
         "ml-collections>=1.1.0",
         "numpy>=2.0",
         "optax>=0.2.8",
@@ -34,7 +33,6 @@ setup(
     ],
     extras_require={
         "test": [
-            "beartype",
             "hypothesis",
             "ipykernel",
             "nbclient",

@@ -40,7 +40,9 @@ class Pipeline(NamedTuple):
 def pipeline(config) -> Pipeline:
     """A Pipeline of a checked config, without weights."""
     models = build_models(config)
-    draw = jax.jit(functools.partial(_draw, models), static_argnames=("sampler", "ask", "energy_preserving", "guide", "steer", "guided"))
+    draw = jax.jit(
+        functools.partial(_draw, models), static_argnames=("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided")
+    )
     return Pipeline(models["net"], models["text"], config, draw)
 
 
@@ -94,6 +96,8 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
     for name, word, known in (("sampler", sampler, ("euler", "heun", "restart")), ("ask", ask, ("next", "now", "zero", "half"))):
         if word not in (None, *known):
             raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
+    sampler, ask, learned = sampler or e.sampler, ask or e.ask, model.config.objective.consistency
+    inside = learned.share > 0 and learned.guidance != 1.0  # of the jumps: these need no second evaluation
     shift = model.config.objective.time.shift
     flow_times = grid(steps, shift) if times is None else jnp.asarray(times, jnp.float32)
     key = tree.fold(jax.random.key(seed), "sample")
@@ -109,12 +113,13 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
             flow_times,
             float(scale),
             tuple(float(t) for t in e.interval),
-            sampler=sampler or e.sampler,
-            ask=ask or e.ask,
+            sampler=sampler,
+            ask=ask,
             energy_preserving=e.energy_preserving,
+            jumps=not inside,
             guide=guide if callable(guide) else None,
             steer=steer,
-            guided=scale != 1.0,
+            guided=scale != 1.0 and not (inside and ask == "zero" and sampler != "heun"),
         )
         out.append(np.asarray(x)[: len(some)])
     return np.concatenate(out) if out else np.zeros((0, *model.net.shape), np.float32)
@@ -127,7 +132,7 @@ def number(name, value):
         raise UserError(f"{name}: {value!r}, allowed a number, a function or None") from None
 
 
-def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampler, ask, energy_preserving, guide, steer, guided):
+def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampler, ask, energy_preserving, jumps, guide, steer, guided):
     net, text = models["net"], models["text"]
     cond = text.encode(params["text"], tokens)
 
@@ -140,7 +145,7 @@ def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampl
     elif guided:
         none = jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
-        velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high))(velocity)
+        velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)(velocity)
     walker = make(sampler, velocity, net, ask)
     if steer is not None:
         walker = steer(walker)

@@ -1,9 +1,10 @@
 """`anystep train --config NAME|FILE --workdir DIR [--config.x.y=z ...] [--dry_run]`: from a config to a trained model, read from top to
 bottom.
 
-Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, metrics.jsonl,
-checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the averaged
-weights). Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal, saved unless a line says otherwise: start me again.
+Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, parameters.txt,
+metrics.jsonl, checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the
+averaged weights). Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal, saved unless a line says otherwise: start
+me again.
 """
 
 import json
@@ -69,12 +70,14 @@ def dry_run(config):
 
 def train(config, workdir):
     import jax
+    from clu.parameter_overview import get_parameter_overview
     from etils import epath
 
     from anystep import checkpoint, flops, logs
     from anystep import mesh as meshes
     from anystep.cache import use_compile_cache
     from anystep.data import describe, make_stream
+    from anystep.files import write_whole
     from anystep.guard import RESTART, Stop
     from anystep.state import EMA
     from anystep.train_step import abstract_batch, count_flops, make_train_step
@@ -94,6 +97,7 @@ def train(config, workdir):
         begun = checkpoint.committed_steps(workdir)
         if jax.process_index() == 0:
             keep_config(workdir, config, begun)
+            write_whole(workdir / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False).encode())
         if begun:
             target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
             start, state, _ = checkpoint.restore(workdir, target, stream)

@@ -7,7 +7,7 @@ import optax
 
 from anystep import flops, tree
 from anystep.objectives import mix as mixing
-from anystep.objectives.consistency import consistency
+from anystep.objectives.consistency import Teacher, consistency
 from anystep.objectives.flow_matching import flow_matching
 from anystep.objectives.self_evaluation import self_evaluation
 from anystep.state import EMA, init_state
@@ -22,9 +22,14 @@ def make_terms(objective):
     terms = [
         mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
         mixing.Term("self_evaluation", self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start), e.share, e.weight, e.start),
-        mixing.Term("consistency", consistency(law, c.s_law, c.warmup, c.tangent_norm, c.weighting, c.start), c.share, c.weight, c.start),
+        mixing.Term("consistency", jumps(law, c), c.share, c.weight),
     ]
     return [term for term in terms if term.share]
+
+
+def jumps(law, c):
+    teacher = Teacher(c.velocity, c.guidance, tuple(c.interval))
+    return consistency(law, c.s_law, c.nodes, teacher, c.at_noise, c.warmup, c.tangent_norm, c.weighting, c.start)
 
 
 def make_loss(config, models):

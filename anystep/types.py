@@ -21,8 +21,8 @@ Batch = dict[str, Any]
 
 As the data gives it, `cond` is {"tokens": ...} (or {} for a network without prompts) and x0 is at the door. As an objective sees it, x0
 has unit standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable),
-`null` (the null prompt, live weights, no gradient), `ema_cond` (EMA weights), and `dropped` [B] bool says which rows had their prompt
-replaced by the null one.
+`null` (the null prompt, live weights, no gradient), `ema_cond` and `ema_null` (EMA weights), and `dropped` [B] bool says which rows had
+their prompt replaced by the null one.
 """
 
 

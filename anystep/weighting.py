@@ -4,6 +4,7 @@ clip    g min(1, 1 / rms(g))               bounds the tangent's root mean square
 l2      g / (|g| + 0.1)                    sCM and the released SANA-Sprint loop (2410.11081, Eq. 8)
 rms     g / (rms(g) + 0.1)                 the same with a norm that does not depend on the resolution
 adaptive   loss / sg(loss + c)^p           MeanFlow (2505.13447, Sec. 4.3): c = 0.01, p = 1
+huber      the same with p = 1/2           the gradient of the pseudo-Huber loss of improved consistency training (2310.14189), doubled
 """
 
 import jax
@@ -23,6 +24,6 @@ def calm(tangent, kind):
     return tangent
 
 
-def adaptive(loss, c=0.01, p=1.0):
-    """Loss per sample [B] divided by its own stopped value: large errors count less."""
-    return loss / jax.lax.stop_gradient(loss + c) ** p
+def weighted(loss, kind, c=0.01):
+    """Loss per sample [B] by `kind`: "none", or divided by its own stopped value so that large errors count less, "adaptive" | "huber"."""
+    return loss / jax.lax.stop_gradient(loss + c) ** {"none": 0.0, "huber": 0.5, "adaptive": 1.0}[kind]

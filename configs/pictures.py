@@ -46,7 +46,20 @@ def get_config():
                 prompt_dropout=0.1,
                 flow_matching=dict(share=3, weight=1.0),
                 self_evaluation=dict(share=0, weight=1.0, start=0, s_min=0.25, anneal=0, renorm=True, dropped="diagonal"),
-                consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
+                consistency=dict(
+                    share=1,
+                    weight=1.0,
+                    start=0,
+                    s_law="zero",
+                    nodes=0,
+                    velocity="data",
+                    guidance=1.0,
+                    interval=(0.0, 1.0),
+                    at_noise=0.0,
+                    warmup=0,
+                    tangent_norm="clip",
+                    weighting="adaptive",
+                ),
             ),
             optim=dict(
                 name="muon", lr=2e-3, final_lr=0.05, warmup=100, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.998

@@ -60,16 +60,27 @@ def get_config():
             objective=dict(
                 time=dict(law="logit_normal", mean=0.0, std=1.0, shift=3.0),
                 prompt_dropout=0.1,
-                flow_matching=dict(share=3, weight=1.0),
+                flow_matching=dict(share=1, weight=1.0),
                 self_evaluation=dict(share=0, weight=1.0, start=0, s_min=0.25, anneal=0, renorm=True, dropped="diagonal"),
-                consistency=dict(share=1, weight=1.0, start=0, s_law="zero", warmup=0, tangent_norm="clip", weighting="adaptive"),
+                consistency=dict(
+                    share=1,
+                    weight=1.5,
+                    start=550,
+                    s_law="zero",
+                    nodes=6,
+                    velocity="ema",
+                    guidance=2.0,
+                    interval=(0.0, 0.95),
+                    at_noise=0.4,
+                    warmup=0,
+                    tangent_norm="none",
+                    weighting="huber",
+                ),
             ),
-            optim=dict(
-                name="muon", lr=3e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.995
-            ),
-            train=dict(steps=2400, log_every=20, sample_every=800, also="none"),
+            optim=dict(name="muon", lr=3e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.99),
+            train=dict(steps=1600, log_every=20, sample_every=800, also="none"),
             eval=dict(
-                steps=(1, 2, 4, 8, 32), prompts=64, scale=2.0, energy_preserving=False, interval=(0.0, 0.95), sampler="euler", ask="next"
+                steps=(1, 2, 4, 8, 32), prompts=64, scale=2.0, energy_preserving=False, interval=(0.0, 0.95), sampler="restart", ask="zero"
             ),
             mesh=dict(data=-1, fsdp=1),
             checkpoint=dict(every=800, keep=2),

@@ -171,6 +171,12 @@ def with_values(kind="mixture2d", **values):
 
 
 ALONE = dict(objective__self_evaluation__share=0, objective__consistency__share=0)
+JUMPS = dict(
+    objective__self_evaluation__share=0,
+    objective__consistency__share=1,
+    objective__consistency__velocity="ema",
+    objective__consistency__guidance=2.0,
+)
 RULES = [  # what makes a sound config unsound -> the field that is named; then what makes it sound again
     (ALONE | dict(objective__flow_matching__share=0), "objective.flow_matching.share", dict(objective__flow_matching__share=1)),
     (dict(data__batch=64, objective__flow_matching__share=4), "data.batch", dict(data__batch=65)),
@@ -205,6 +211,11 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
         "objective.self_evaluation.s_min",
         dict(objective__consistency__share=0),
     ),
+    (JUMPS | dict(objective__consistency__velocity="data"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (JUMPS | dict(objective__consistency__s_law="uniform"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (JUMPS | dict(objective__flow_matching__share=0), "objective.consistency.velocity", dict(objective__flow_matching__share=1)),
+    (JUMPS | dict(objective__consistency__interval=(0.5, 0.5)), "objective.consistency.interval", dict(objective__consistency__share=0)),
+    (JUMPS | dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__consistency__guidance=1.0)),
 ]
 
 

@@ -62,6 +62,7 @@ def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
         "sampler": config.eval.sampler,
         "ask": config.eval.ask,
         "energy_preserving": True,
+        "jumps": True,
         "guide": None,
         "steer": None,
         "guided": True,
@@ -87,16 +88,25 @@ def test_the_data_have_unit_deviation_inside(name, tmp_path):
 
 
 MIXES = [(*shares, law) for shares in itertools.product((0, 1), repeat=3) for law in ("zero", "uniform") if shares[2] or law == "zero"]
+JUMPS = {"derivative": (0, "data", 1.0), "step": (4, "ema", 2.0)}  # nodes, velocity, guidance
 
 
 def accepted(name, folder):
     """(what was chosen, config) of every choice of net, path and objectives that the rules let pass."""
-    for net, path, (f, e, c, law) in itertools.product(("sana", "mlp"), ("linear", "trig"), MIXES):
+    for net, path, (f, e, c, law), jumps in itertools.product(("sana", "mlp"), ("linear", "trig"), MIXES, JUMPS):
         asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
         asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
-        asked |= {"objective.consistency.s_law": law}
+        if jumps == "step" and not c:
+            continue
+        asked |= {"objective.consistency.s_law": law, "objective.consistency.start": 0}
+        asked |= {
+            f"objective.consistency.{name}": value for name, value in zip(("nodes", "velocity", "guidance"), JUMPS[jumps], strict=True)
+        }
         try:
-            yield (net, path, f, e, c, law), tiny.config(name, folder, *(f"--config.{field}={value}" for field, value in asked.items()))
+            yield (
+                (net, path, f, e, c, law, jumps),
+                tiny.config(name, folder, *(f"--config.{field}={value}" for field, value in asked.items())),
+            )
         except UserError:
             pass
 
@@ -105,8 +115,9 @@ def accepted(name, folder):
 def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
     found = dict(accepted(name, tmp_path))
     net = "mlp" if name == "smoke" else "sana"
-    singles = {("linear", 1, 0, 0, "zero"), ("trig", 1, 0, 0, "zero"), ("linear", 0, 1, 0, "zero"), ("linear", 0, 0, 1, "zero")}
-    assert {(net, *chosen) for chosen in singles | {("linear", 0, 0, 1, "uniform"), ("linear", 1, 1, 1, "zero")}} <= set(found)
+    alone = {("linear", 1, 0, 0, "zero"), ("trig", 1, 0, 0, "zero"), ("linear", 0, 1, 0, "zero"), ("linear", 0, 0, 1, "zero")}
+    along_data = alone | {("linear", 0, 0, 1, "uniform"), ("linear", 1, 1, 1, "zero")}
+    assert {(net, *chosen, "derivative") for chosen in along_data} | {(net, "linear", 1, 1, 1, "zero", "step")} <= set(found)
     for chosen, config in found.items():
         models = build_models(config)
         params = {role: jax.eval_shape(model.init, jax.random.key(0)) for role, model in models.items()}

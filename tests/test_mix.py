@@ -114,6 +114,7 @@ def test_prepare_drops_encodes_and_normalises(text_weights):
             away = dropped.reshape(-1, *(1,) * (full[name].ndim - 1))
             np.testing.assert_allclose(found[name], np.where(away, empty[name], full[name]), atol=1e-5)
     np.testing.assert_allclose(batch["null"]["features"][7:8], null["features"], atol=1e-6)
+    np.testing.assert_allclose(batch["ema_null"]["features"][7:8], ema_null["features"], atol=1e-6)
 
 
 def test_the_prompt_mask_depends_on_sample_and_step_only(text_weights):
@@ -135,4 +136,4 @@ def test_gradient_reaches_the_text_role_through_cond_alone(text_weights):
 
         return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(jax.grad(total)(text_weights.params["text"])))
 
-    assert through("cond") > 0 and through("null") == 0 and through("ema_cond") == 0
+    assert through("cond") > 0 and through("null") == through("ema_cond") == through("ema_null") == 0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anystep.arrays import rms
-from anystep.weighting import adaptive, calm
+from anystep.weighting import calm, weighted
 
 SIZES = np.array([0.0, 1e-3, 0.5, 1.0, 7.0, 1e4])
 UNIT = jax.random.normal(jax.random.key(0), (6, 8, 5))
@@ -38,6 +38,6 @@ def test_rms_does_not_depend_on_the_resolution():
 
 def test_adaptive_divides_by_a_constant():
     loss = jnp.array([0.0, 0.01, 0.5, 90.0])
-    np.testing.assert_allclose(adaptive(loss), loss / (loss + 0.01), rtol=1e-6)
-    gradient = jax.grad(lambda a: jnp.sum(adaptive(a, c=0.02, p=0.5)))(loss)
+    np.testing.assert_allclose(weighted(loss, "adaptive"), loss / (loss + 0.01), rtol=1e-6)
+    gradient = jax.grad(lambda a: jnp.sum(weighted(a, "huber", c=0.02)))(loss)
     np.testing.assert_allclose(gradient, 1 / np.sqrt(loss + 0.02), rtol=1e-6)

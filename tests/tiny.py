@@ -10,6 +10,7 @@ ALL_OBJECTIVES = (
     "--config.objective.flow_matching.share=2",
     "--config.objective.self_evaluation.share=1",
     "--config.objective.consistency.share=1",
+    "--config.objective.consistency.start=0",
 )
 
 

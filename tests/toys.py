@@ -134,7 +134,8 @@ def plain_batch(x0, cond=None, null=None):
     rows = x0.shape[0]
     cond = {} if cond is None else cond
     null = cond if null is None else null
-    return {"x0": x0, "index": jnp.arange(rows), "dropped": jnp.zeros(rows, bool), "cond": cond, "null": null, "ema_cond": cond}
+    prompts = {"cond": cond, "null": null, "ema_cond": cond, "ema_null": null}
+    return {"x0": x0, "index": jnp.arange(rows), "dropped": jnp.zeros(rows, bool), **prompts}
 
 
 TEXT = dict(vocabulary=64, length=6, width=16, depth=1, heads=2)

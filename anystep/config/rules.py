@@ -79,8 +79,32 @@ def one_meaning_of_s(c):
 
 
 def null_prompt_is_trained(c):
-    if c.objective.self_evaluation.share and not c.objective.prompt_dropout:
+    if c.objective.prompt_dropout:
+        return
+    if c.objective.self_evaluation.share:
         refuse("objective.prompt_dropout", 0.0, "> 0 for self_evaluation, which asks for the null prompt too")
+    if c.objective.consistency.share and c.objective.consistency.guidance != 1:
+        refuse("objective.prompt_dropout", 0.0, "> 0 for config.objective.consistency.guidance, which asks for the null prompt too")
+
+
+def jumps_have_a_teacher(c):
+    jumps = c.objective.consistency
+    if not jumps.share:
+        return
+    if jumps.velocity == "data" and jumps.guidance != 1:
+        refuse(
+            "objective.consistency.guidance", jumps.guidance, "1 along the data; config.objective.consistency.velocity = 'ema' is guided"
+        )
+    if jumps.s_law == "uniform" and jumps.guidance != 1:
+        refuse(
+            "objective.consistency.guidance",
+            jumps.guidance,
+            "1 for s_law = 'uniform': as s nears t, guided jumps would meet the plain velocity",
+        )
+    if jumps.velocity == "ema" and not c.objective.flow_matching.share:
+        refuse("objective.consistency.velocity", "ema", "'data' without config.objective.flow_matching.share: nothing else trains s = t")
+    if jumps.interval[0] >= jumps.interval[1]:
+        refuse("objective.consistency.interval", jumps.interval, "t_low < t_high")
 
 
 def path_has_objective(c):
@@ -121,6 +145,7 @@ RULES = (
     warmup_fits,
     one_meaning_of_s,
     null_prompt_is_trained,
+    jumps_have_a_teacher,
     path_has_objective,
     report_is_ordered,
 )

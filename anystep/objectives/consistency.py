@@ -1,12 +1,25 @@
-"""Flow maps from data: continuous-time consistency (sCM, 2410.11081) and MeanFlow (2505.13447) are one identity with two laws of s.
+"""Flow maps from data or from the model's own velocity: continuous-time consistency (sCM, 2410.11081), MeanFlow (2505.13447) and discrete
+consistency distillation (2303.01469; guided, LCM 2310.04378) are one identity with two laws of s and two lengths of step.
 
     u = v - (t - s) du/dt,    du/dt total along dx/dt = v                                    MeanFlow Eq. 6
     loss = || u - sg[ u - g ] ||^2,    g = (u - v) + r (t - s) du/dt                         r: tangent warm-up of sCM
 
+and over a step from t to t' >= s, x_t' = x_t - (t - t') v, where du/dt is the difference quotient of u(x_t, t, s) and u(x_t', t', s):
+
+    g = (t - t') / (t - s) [ (u - v) + r (t' - s) du/dt ],    so that at r = 1 the target u - g is the mean velocity of the step and
+                                                              the jump after it, ((t - t') v + (t' - s) u(x_t', t', s)) / (t - s)
+
 s = 0 always ("zero") is consistency; s ~ U(0, t) ("uniform") is MeanFlow. Seen from the trig path through Prop. 3.1, sCM's gradient is
 this one's at s = 0 times (1 - t)(1 - 2 t + 2 t^2) per sample: a weight, not another method (tests/test_objectives.py). g has zero mean at
-the exact flow map. Any normalisation of it (`tangent`, `calm`) keeps the direction per sample but not the mean: a bias bought for calm.
+the exact flow map; over a step its bias is that of Euler's method. Any normalisation of it (`tangent`, `calm`) keeps the direction per
+sample but not the mean: a bias bought for calm.
+
+v is noise - x0 ("data"), or what the averaged weights answer at s = t under guidance ("ema"): the model is then the teacher of its own
+jumps, and guidance is inside them. The right side of the step is the averaged weights' too: with live weights there, small models
+collapsed. Before `start` every row asks s = t along the data, which is flow matching: a teacher must have learned first.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,42 +27,117 @@ import jax.numpy as jnp
 from anystep import times, tree
 from anystep.arrays import expand, mean_square, rms
 from anystep.flow_map import total_derivative
+from anystep.guide import classifier_free
 from anystep.objectives.draws import draw_point
-from anystep.path import LINEAR
+from anystep.path import LINEAR, interpolate
 from anystep.times import LOGIT_NORMAL, TimeLaw
-from anystep.weighting import adaptive, calm
+from anystep.types import Objective
+from anystep.weighting import calm, weighted
 
 
-def consistency(law: TimeLaw = LOGIT_NORMAL, s_law="zero", warmup=0, tangent="clip", weighting="adaptive", start=0):
+class Teacher(NamedTuple):
+    """Along what a jump is learned. velocity: "data" | "ema"; guidance w of the latter within `interval` of the path's time."""
+
+    velocity: str = "data"
+    guidance: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+
+
+DATA = Teacher()
+
+
+def consistency(
+    law: TimeLaw = LOGIT_NORMAL,
+    s_law="zero",
+    nodes=0,
+    teacher: Teacher = DATA,
+    at_noise=0.0,
+    warmup=0,
+    tangent="clip",
+    weighting="adaptive",
+    start=0,
+) -> Objective:
     """An Objective.
 
-    tangent: "none" | "clip" | "l2" | "rms" (see `weighting`). "clip" bounds (t - s) du/dt alone, which leaves the flow-matching part
-    untouched and is the default: with it small models drew in one step where the bare tangent did not; "l2" and "rms" normalise the whole
-    g as sCM and SANA-Sprint do. weighting: "none" | "adaptive" (MeanFlow). r grows over `warmup`
-    steps after `start`. Metrics: t, tangent = rms of (t - s) du/dt before calming,
-    error = the unweighted loss.
+    nodes: 0 takes the derivative by `jax.jvp`, N a step to the next lower of the N nodes of a sampler's grid (warped as `law`): stable
+    where the derivative is not, exact only up to N Euler steps. at_noise: share of rows at t = 1, where one step starts and where no
+    continuous law puts a row. tangent: "none" | "clip" | "l2" | "rms" (see `weighting`). "clip" bounds the drift alone, which leaves the
+    flow-matching part untouched; "l2" and "rms" normalise the whole g as sCM and SANA-Sprint do. weighting: "none" | "adaptive"
+    | "huber". r grows over `warmup` steps after `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted
+    loss.
     """
 
     def objective(models, roles, batch, key, step):
-        net, cond = models["net"], batch["cond"]
+        net = models["net"]
         assert net.path is LINEAR, "use the linear path; as_trig serves the same weights as a TrigFlow network"
-        point = draw_point("consistency", net.path, law, batch, key, step)
+        begun = step >= start
+        point = _draw(law, at_noise, begun, batch, key, step)
         s = jnp.zeros_like(point.t)
         if s_law == "uniform":
             s = times.draw_below(point.t, tree.sample_keys(key, "consistency/s", step, batch["index"]), 0.0)
+        s = jnp.where(begun, s, point.t)
 
-        def velocity(x, t, s):
-            return net.velocity(roles.params["net"], x, t, s, cond)
-
-        u, derivative, _ = total_derivative(velocity, point.x_t, point.t, s, point.v)
-        drift = expand(point.t - s, u) * derivative
+        v = point.v
+        if teacher.velocity == "ema":
+            v = jax.lax.cond(begun, lambda: _answer(net, roles, batch, point, teacher), lambda: point.v)
+        if nodes:
+            u, _ = net.velocity(roles.params["net"], point.x_t, point.t, s, batch["cond"])
+            drift, share = _over_step(net, roles, batch, point, s, v, u, times.grid(nodes, law.shift))
+        else:
+            u, drift = _derivative(net, roles, batch, point, s, v)
+            share = 1.0
         r = jnp.clip((step - start + 1) / warmup, 0.0, 1.0) if warmup else 1.0
         if tangent == "clip":
-            g = (u - point.v) + r * calm(drift, "clip")
+            g = (u - v) + r * calm(drift, "clip")
         else:
-            g = calm((u - point.v) + r * drift, tangent)
-        error = mean_square(u - jax.lax.stop_gradient(u - g))
-        loss = adaptive(error) if weighting == "adaptive" else error
-        return loss, {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}, {}
+            g = calm((u - v) + r * drift, tangent)
+        error = mean_square(u - jax.lax.stop_gradient(u - share * g))
+        return weighted(error, weighting), {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}, {}
 
     return objective
+
+
+def _draw(law, at_noise, begun, batch, key, step):
+    """A point of the path; a share `at_noise` of the rows starts at t = 1 once the jumps have begun."""
+    point = draw_point("consistency", LINEAR, law, batch, key, step)
+    share = jax.vmap(jax.random.uniform)(tree.sample_keys(key, "consistency/at_noise", step, batch["index"]))
+    t = jnp.where(begun & (share < at_noise), 1.0, point.t)
+    return point._replace(t=t, x_t=interpolate(LINEAR, batch["x0"], point.noise, t))
+
+
+def _answer(net, roles, batch, point, teacher):
+    """The guided velocity of the averaged weights at s = t."""
+
+    def under(cond):
+        return lambda x, t, s: net.velocity(roles.ema["net"], x, t, s, cond)
+
+    velocity = under(batch["ema_cond"])
+    if teacher.guidance != 1.0:
+        velocity = classifier_free(under(batch["ema_null"]), teacher.guidance, interval=teacher.interval)(velocity)
+    return jax.lax.stop_gradient(velocity(point.x_t, point.t, point.t)[0])
+
+
+def _over_step(net, roles, batch, point, s, v, u, grid):
+    """((t' - s) du/dt, (t - t') / (t - s)) to the next node t' of `grid` below t, or to s if that is higher. Nothing to do at s = t."""
+    below = jnp.max(jnp.where(grid[None, :] < point.t[:, None] - 1e-4, grid[None, :], 0.0), axis=1)
+    t = jnp.maximum(below, s)
+    step = point.t - t
+    x = point.x_t - expand(step, v) * v
+
+    def drift():
+        u_after, _ = net.velocity(roles.ema["net"], x, t, s, batch["ema_cond"])
+        return expand((t - s) / jnp.maximum(step, 1e-4), v) * (u - u_after)
+
+    moved = jax.lax.cond(jnp.any(t > s), drift, lambda: jnp.zeros_like(v))
+    share = jnp.where(step > 0.0, step / jnp.maximum(point.t - s, 1e-4), 1.0)
+    return jax.lax.stop_gradient(moved), expand(share, v)
+
+
+def _derivative(net, roles, batch, point, s, v):
+    """(u, (t - s) du/dt)."""
+
+    def velocity(x, t, s):
+        return net.velocity(roles.params["net"], x, t, s, batch["cond"])
+
+    u, derivative, _ = total_derivative(velocity, point.x_t, point.t, s, v)
+    return u, expand(point.t - s, u) * derivative

@@ -31,15 +31,19 @@ def prepare(models, roles, batch, key, step, dropout):
     null = jnp.asarray(text.tokenize([""]))
     drop = jax.vmap(jax.random.uniform)(tree.sample_keys(key, "prompt_dropout", step, index)) < dropout
     tokens = jnp.where(drop.reshape(drop.shape + (1,) * (tokens.ndim - 1)), null, tokens)
-    rows = tokens.shape[0]
-    encoded_null = jax.lax.stop_gradient(text.encode(roles.params["text"], null))
+
+    def of_null(weights):
+        encoded = jax.lax.stop_gradient(text.encode(weights, null))
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), encoded)
+
     return {
         "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
         "index": index,
         "dropped": drop,
         "cond": text.encode(roles.params["text"], tokens),
-        "null": jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), encoded_null),
+        "null": of_null(roles.params["text"]),
         "ema_cond": jax.lax.stop_gradient(text.encode(roles.ema["text"], tokens)),
+        "ema_null": of_null(roles.ema["text"]),
     }
 
 

@@ -28,7 +28,7 @@ def coverage(shape: str, x, y, r, columns, rows) -> np.ndarray:
 
 def paint(objects, size: int) -> np.ndarray:
     """[size, size, 3] float64 in [0, 1] of objects (shape, rgb [3], x, y, r), lengths in units of the side, on paper."""
-    picture = np.broadcast_to(PAPER, (size, size, 3)).copy()
+    picture = np.full((size, size, 3), PAPER)
     for shape, color, x, y, r in objects:
         x, y, r = x * size, y * size, r * size
         x0, x1 = max(int(x - r - 1.0), 0), min(int(x + r + 2.0), size)

@@ -25,6 +25,7 @@ GAP = 1.8 / 16  # between boxes: at 16 pixels a line of pixels with at most a te
 EDGE = 0.3 / 16  # between box and picture edge
 CLEAR = 0.75  # GenEval's rule asks for 0.5; what the shrinking takes away keeps the other axis below that, so one relation is true
 TRIES = 2000
+PAIRS = {n: np.triu_indices(n, 1) for n in RADII}  # of objects whose boxes must keep their distance
 
 
 class World(NamedTuple):
@@ -169,7 +170,7 @@ def _reading_order(objects):
 def _places(rng: np.random.Generator, n: int, relation: str | None) -> list[tuple[float, float, float]]:
     """(x, y, r) of n objects whose boxes keep their distance, objects[0] clearly in the relation to objects[1] if there is one."""
     low, high = RADII[n]
-    first, second = np.triu_indices(n, 1)
+    first, second = PAIRS[n]
     for _ in range(TRIES):
         u = rng.random((1 if n == 1 else 64, n, 3))
         r = low + (high - low) * u[..., 2:]

@@ -1,0 +1,111 @@
+"""Jumps learned over a step of a grid, along the model's own velocity: orders of convergence, guidance, and what happens before `start`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from anystep import times, tree
+from anystep.objectives.consistency import Teacher, consistency
+from anystep.times import TimeLaw
+from anystep.types import Roles
+
+ROWS = 512
+KEY = jax.random.key(3)
+SELF = Teacher("ema")
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return toys.plain_batch(toys.draw(jax.random.key(1), ROWS)[0])
+
+
+def gradients(objective, function, batch, step=0, ema=None):
+    """(g of every sample [B, 2], metrics): u = function + an offset per sample; its gradient is g, the loss being a mean over D = 2."""
+    model = toys.analytic(lambda params, x, t, s, cond: function(x, t, s, cond) + params["offset"])
+    none = {"net": {"offset": jnp.zeros((ROWS, 2))}}
+
+    def loss(offset):
+        roles = Roles({"net": {"offset": offset}}, ema or none, {}, {})
+        out, metrics, _ = objective({"net": model}, roles, batch, KEY, jnp.int32(step))
+        return jnp.sum(out), metrics
+
+    return jax.jit(jax.grad(loss, has_aux=True))(none["net"]["offset"])
+
+
+def bare(**options):
+    return consistency(**({"tangent": "none", "weighting": "none"} | options))
+
+
+def exact(x, t, s, cond):
+    return toys.exact_map(x, t, s)
+
+
+@pytest.mark.parametrize("s_law", ["zero", "uniform"])
+def test_the_error_of_a_step_is_of_second_order(batch, s_law):
+    """At the exact map, along the exact velocity, only Euler's local error is left: a quarter of it on twice as many nodes."""
+    errors = []
+    for nodes in (16, 32, 64):
+        g, metrics = gradients(bare(nodes=nodes, teacher=SELF, s_law=s_law, at_noise=0.2), exact, batch)
+        t = metrics["t"]
+        s = times.draw_below(t, tree.sample_keys(KEY, "consistency/s", 0, batch["index"]), 0.0) if s_law == "uniform" else 0.0 * t
+        errors.append(float(jnp.sqrt(jnp.mean(((t - s)[:, None] * g) ** 2))))
+    orders = np.log2(np.divide(errors[:-1], errors[1:]))
+    assert (np.abs(orders - 2.0) < 0.35).all()
+
+
+def test_a_step_tends_to_the_derivative(batch):
+    """For any u the difference quotient converges to the jvp, to first order in the step."""
+
+    def rough(x, t, s, cond):
+        return toys.wavy({"a": jnp.eye(2), "b": jnp.ones(2)}, x, t, s, cond)
+
+    limit = gradients(bare(teacher=SELF), rough, batch)[1]["tangent"]
+    errors = [float(jnp.mean(jnp.abs(gradients(bare(teacher=SELF, nodes=n), rough, batch)[1]["tangent"] - limit))) for n in (64, 128, 256)]
+    assert (np.abs(np.log2(np.divide(errors[:-1], errors[1:])) - 1.0) < 0.2).all()
+
+
+@pytest.mark.parametrize("nodes", [0, 8])
+@pytest.mark.parametrize("teacher", [Teacher(), Teacher("ema", 3.0)])
+def test_before_start_it_is_flow_matching(batch, nodes, teacher):
+    objective = bare(nodes=nodes, teacher=teacher, at_noise=0.5, start=10)
+
+    def asks(x, t, s, cond):
+        return 0.3 * x + (t - s)[:, None]
+
+    early, metrics = gradients(objective, asks, batch, step=9)
+    assert float(metrics["tangent"].max()) == 0.0 and float(metrics["t"].max()) < 1.0
+    late, metrics = gradients(objective, asks, batch, step=10)
+    assert float(metrics["tangent"].mean()) > 0.0 and 0.4 < float(jnp.mean(metrics["t"] == 1.0)) < 0.6
+    matching, _ = gradients(bare(start=10**6), lambda x, t, s, cond: 0.3 * x, batch, step=9)
+    np.testing.assert_allclose(early, matching, atol=1e-6)
+    assert float(jnp.abs(late - early).max()) > 0.1
+
+
+def test_guidance_goes_into_the_jumps(batch):
+    """One node: the step reaches t' = s = 0, so the target is the guided velocity itself, within the interval."""
+    cond, null = {"bias": jnp.ones((ROWS, 2))}, {"bias": jnp.zeros((ROWS, 2))}
+    prompted = toys.plain_batch(batch["x0"], cond, null)
+    objective = bare(nodes=1, teacher=Teacher("ema", 3.0, (0.0, 0.6)))
+    g, metrics = gradients(objective, lambda x, t, s, cond: 0.5 * cond["bias"], prompted)
+    inside = np.asarray(metrics["t"] <= 0.6)
+    np.testing.assert_allclose(g[inside], 0.5 - 1.5, atol=1e-6)
+    np.testing.assert_allclose(g[~inside], 0.0, atol=1e-6)
+    assert inside.any() and not inside.all()
+
+
+def test_the_right_side_is_the_averaged_weights(batch):
+    """u = params, 1 on the average and 0 live: v = 1, and so is the rest of the way."""
+    one = {"net": {"offset": jnp.ones((ROWS, 2))}}
+    g, metrics = gradients(bare(nodes=8, teacher=SELF), lambda x, t, s, cond: 0.0 * x, batch, ema=one)
+    np.testing.assert_allclose(g, -1.0, atol=1e-6)
+
+
+def test_nodes_are_those_of_the_sampler(batch):
+    """u that tells where it was asked: x_t' and t' lie on the sampler's own grid, next below t."""
+    law, nodes = TimeLaw(shift=3.0), 4
+    g, metrics = gradients(bare(law=law, nodes=nodes, teacher=SELF), lambda x, t, s, cond: 0.0 * x + t[:, None], batch)
+    grid, t = np.asarray(times.grid(nodes, law.shift)), np.asarray(metrics["t"])
+    below = np.array([grid[grid < now - 1e-4].max() for now in t])
+    np.testing.assert_allclose(g[:, 0], t - ((t - below) * t + below * below) / t, atol=1e-5)
