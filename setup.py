@@ -28,6 +28,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",  # its v1 interface still moves between minor versions
         "pillow>=11",
         "safetensors>=0.5",
+        "scipy",  # labels of connected pixels
         "tensorflow-datasets>=4.9.9",  # reads array_record and downloads without tensorflow itself
         "tqdm",
     ],

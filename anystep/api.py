@@ -25,6 +25,7 @@ from anystep.subjects import to_uint8
 from anystep.times import grid
 from anystep.types import Model, Text
 
+SAMPLERS, ASKS = ("euler", "heun", "restart"), ("next", "now", "zero", "half")
 BATCH = 64  # prompts drawn at once: one compilation a step count, whatever the number of prompts
 
 
@@ -52,9 +53,7 @@ def load(name) -> tuple[Pipeline, dict]:
 
     Raises UserError if there is neither, or if the weights do not fit the config.
     """
-    folder = epath.Path(name)
-    if not (folder / weights.CONFIG).exists():
-        raise UserError(f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory")
+    folder = folder_of(name)
     if (folder / weights.WEIGHTS).exists():
         saved, params = weights.load_folder(folder)
         model = pipeline(from_dict(saved))
@@ -66,6 +65,14 @@ def load(name) -> tuple[Pipeline, dict]:
     model = pipeline(from_dict(saved))
     _, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, partial=True)
     return model, state["ema"][EMA]
+
+
+def folder_of(name):
+    """The folder of a model, or UserError."""
+    folder = epath.Path(name)
+    if not (folder / weights.CONFIG).exists():
+        raise UserError(f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory")
+    return folder
 
 
 def abstract_params(model: Pipeline):
@@ -80,7 +87,7 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
     scale. steer: Sampler -> Sampler. sampler: "euler" | "heun" | "restart"; ask: "next" | "now" | "zero" | "half"; None takes the
     config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps
-    or on the other prompts. Raises UserError for a bad prompt or number of steps.
+    or on the other prompts. Raises UserError for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, sampler, ask, times))
 
@@ -91,15 +98,13 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
         raise UserError("prompts: a list of texts is expected, got one text")
     if times is None and not 1 <= steps <= 1000:
         raise UserError(f"steps: {steps}, allowed 1 to 1000")
-    e = model.config.eval
-    scale = e.scale if guide is None or callable(guide) else number("guide", guide)
-    for name, word, known in (("sampler", sampler, ("euler", "heun", "restart")), ("ask", ask, ("next", "now", "zero", "half"))):
+    for name, word, known in (("sampler", sampler, SAMPLERS), ("ask", ask, ASKS)):
         if word not in (None, *known):
             raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
-    sampler, ask, learned = sampler or e.sampler, ask or e.ask, model.config.objective.consistency
-    inside = learned.share > 0 and learned.guidance != 1.0  # of the jumps: these need no second evaluation
-    shift = model.config.objective.time.shift
-    flow_times = grid(steps, shift) if times is None else jnp.asarray(times, jnp.float32)
+    e = model.config.eval
+    sampler, ask = sampler or e.sampler, ask or e.ask
+    scale, inside = guidance(model.config, None if callable(guide) else guide, sampler, ask)
+    flow_times = grid(steps, model.config.objective.time.shift) if times is None else jnp.asarray(times, jnp.float32)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
     for first in range(0, len(prompts), BATCH):
@@ -111,7 +116,7 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
             null,
             tree.sample_keys(key, "noise", 0, jnp.arange(first, first + len(tokens))),
             flow_times,
-            float(scale),
+            scale,
             tuple(float(t) for t in e.interval),
             sampler=sampler,
             ask=ask,
@@ -119,10 +124,29 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
             jumps=not inside,
             guide=guide if callable(guide) else None,
             steer=steer,
-            guided=scale != 1.0 and not (inside and ask == "zero" and sampler != "heun"),
+            guided=scale != 1.0 and inside != "all",
         )
         out.append(np.asarray(x)[: len(some)])
     return np.concatenate(out) if out else np.zeros((0, *model.net.shape), np.float32)
+
+
+def guidance(config, scale, sampler, ask) -> tuple[float, str]:
+    """(guidance scale, which answers hold it already: "", "jumps" or "all"), `scale` None for the config's.
+
+    A hybrid may have learned its jumps to s = 0 under guidance: there nothing is extrapolated a second time. Where only such jumps are
+    asked, the scale is that of the training, and a UserError tells whoever wants another.
+    """
+    learned, settings = config.objective.consistency, config.eval
+    if not (learned.share and learned.guidance != 1.0):
+        return number("guide", settings.scale if scale is None else scale), ""
+    if sampler == "heun" or ask != "zero":
+        return number("guide", settings.scale if scale is None else scale), "jumps"
+    if scale is not None:
+        raise UserError(
+            f"guidance scale {scale}: cannot act, because all that sampler {sampler!r} asks of this model was trained under guidance "
+            f"{learned.guidance:g}; with ask 'now' the scale is free"
+        )
+    return learned.guidance, "all"
 
 
 def number(name, value):

@@ -15,11 +15,10 @@ def parse(argv):
     """The checked flags."""
     parser = flags.Parser(prog="anystep evaluate", description="Score a model at every step count.")
     parser.add_argument("--model", required=True, help="folder of a saved model, or work directory of a run")
-    parser.add_argument("--steps", type=flags.steps, help="step counts, such as 1,2,4,8,32 (default: the model's config.eval.steps)")
+    flags.add_drawing(parser)
     parser.add_argument("--prompts", type=flags.whole(1, 100_000), help="number of prompts (default: config.eval.prompts)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the prompts and of the noise")
     parser.add_argument("--split", choices=("test", "dev"), help="compare on test, tune on dev (default: test; dev where there is no test)")
-    parser.add_argument("--scale", type=flags.real(0.0, flags.MOST_SCALE), help="guidance scale, 1 = none (default: config.eval.scale)")
     parser.add_argument("--out", help="folder for report.json and report.png (default: the model's folder, or the current one)")
     return parser.parse_args(argv)
 
@@ -37,7 +36,8 @@ def main(argv):
     use_compile_cache()
     model, params = api.load(args.model)
     settings = model.config.eval
-    scale = settings.scale if args.scale is None else args.scale
+    how = {"sampler": args.sampler or settings.sampler, "ask": args.ask or settings.ask}
+    scale, inside = api.guidance(model.config, args.scale, **how)
     split = args.split or ("test" if model.config.data.kind == "shapes" else "dev")
     metadata, judge, show = subject(model.config.data, args.prompts or settings.prompts, split, args.seed)
     if judge is None:
@@ -47,18 +47,18 @@ def main(argv):
     drawn = {}
 
     def draw(prompts, count):
-        drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=scale)
+        drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=args.scale, **how)
         return drawn[count]
 
-    guide = {name: settings[name] for name in ("energy_preserving", "interval", "sampler", "ask")} | {"scale": scale}
+    guide = {name: settings[name] for name in ("energy_preserving", "interval")} | how | {"scale": scale, "trained_in": inside}
     counts = args.steps or tuple(settings.steps)
     report = evals.any_step_report(draw, metadata, counts, judge, split=split, seed=args.seed, guide=guide)
 
     # ---------------------------------------------------------------- what a person sees
     place = epath.Path(args.model).resolve()
     name = f"{place.parent.name}/{place.name}" if place.name == "model" else place.name  # every run calls its folder so
-    how = f"guidance {scale:g}, {settings.sampler} sampler, seed {args.seed}; bars: one standard error"
-    page = logs.report_picture(report, show(drawn), f"anystep: {name}", f"{len(metadata)} {split} prompts, {how}")
+    said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}; bars: one standard error"
+    page = logs.report_picture(report, show(drawn), f"anystep: {name}", f"{len(metadata)} {split} prompts, {said}")
     (out / "report.json").write_text(json.dumps({"model": name} | report, indent=1) + "\n")
     logs.save(page, out / "report.png")
     print(f"{evals.table(report)}\n\n{out / 'report.json'}\n{out / 'report.png'}")

@@ -3,7 +3,7 @@
 CFG                 v = c + (w - 1)(c - u), exact at w = 1              (2207.12598)
 energy-preserving   v |c| / |v|, one norm per sample over all axes      (2412.09966; minFM rescales the velocity, and so do we)
 interval            w acts where low <= t <= high, elsewhere w = 1      (2404.07724)
-jumps               False: w acts at s = t alone, for a network whose jumps were trained under guidance
+jumps               False: w leaves alone what is asked for s = 0, where a network's jumps were trained under guidance
 """
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def classifier_free(null, scale, energy_preserving=False, interval=(0.0, jnp.inf
         def guided(x, t, s):
             c, aux = velocity(x, t, s)
             u, _ = null(x, t, s)
-            acts = (t >= low) & (t <= high) & (jumps | (s == t))
+            acts = (t >= low) & (t <= high) & (jumps | (s > 0))
             w = expand(jnp.where(acts, scale, 1.0), c)
             v = c + (w - 1.0) * (c - u)
             if energy_preserving:

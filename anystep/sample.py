@@ -67,9 +67,8 @@ def parse(argv):
     parser.add_argument("--model", required=True, help="folder of a saved model, or work directory of a run")
     parser.add_argument("--prompt", action="append", default=[], help="what to draw; may be given several times")
     parser.add_argument("--prompts", default="", help="file with one prompt a line, or GenEval metadata (.jsonl)")
-    parser.add_argument("--steps", type=flags.steps, help="step counts, such as 1,2,4,8,32 (default: the model's config.eval.steps)")
+    flags.add_drawing(parser)
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the noise")
-    parser.add_argument("--scale", type=flags.real(0.0, flags.MOST_SCALE), help="guidance scale, 1 = none (default: config.eval.scale)")
     parser.add_argument("--out", default="grid.png", help="PNG to write")
     args = parser.parse_args(argv)
     if len(args.prompt) > MOST:
@@ -96,15 +95,19 @@ def main(argv):
     model, params = api.load(args.model)
     if model.net.shape[-1] != 3:
         raise UserError(f"--model {args.model!r}: draws samples of shape {list(model.net.shape)}, a grid needs pictures")
-    steps, scale = args.steps or tuple(model.config.eval.steps), model.config.eval.scale if args.scale is None else args.scale
+    steps, settings = args.steps or tuple(model.config.eval.steps), model.config.eval
+    how = {"sampler": args.sampler or settings.sampler, "ask": args.ask or settings.ask}
+    scale, _ = api.guidance(model.config, args.scale, **how)
     height, width, _ = model.net.shape
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:
         pictures = f"{len(args.prompts)} x {len(steps)} pictures of {height} x {width}"
         raise UserError(f"--prompts: {pictures} are {pixels:,} pixels, a page has at most {PAGE:,}")
-    drawn = {count: api.sample(model, params, args.prompts, steps=count, seed=args.seed, guide=scale) for count in steps}
+    how |= {"seed": args.seed, "guide": args.scale}
+    drawn = {count: api.sample(model, params, args.prompts, steps=count, **how) for count in steps}
     logs.save(logs.strip(drawn, args.prompts), args.out)
     counts = ", ".join(map(str, steps))
-    print(f"{args.out}: {len(args.prompts)} prompts at {counts} steps, guidance {scale:g}, seed {args.seed}")
+    said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
+    print(f"{args.out}: {len(args.prompts)} prompts at {counts} steps, {said}")
 
 
 class _Callable(types.ModuleType):

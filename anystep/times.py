@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from anystep import tree
+
 
 class TimeLaw(NamedTuple):
     """law: "logit_normal" | "uniform"; mean and std of the logit; shift > 0, more noise above 1."""
@@ -47,7 +49,7 @@ def draw_t(law: TimeLaw, keys):
 
 def draw_below(t, keys, low_share):
     """s ~ U(low_share t, t), shape [B]; low_share in [0, 1]."""
-    share = jax.vmap(jax.random.uniform)(keys)
+    share = tree.uniform(keys)
     return t * (low_share + (1.0 - low_share) * share)
 
 

@@ -76,7 +76,7 @@ def train(config, workdir):
     from anystep import checkpoint, flops, logs
     from anystep import mesh as meshes
     from anystep.cache import use_compile_cache
-    from anystep.data import describe, make_stream
+    from anystep.data import make_stream
     from anystep.files import write_whole
     from anystep.guard import RESTART, Stop
     from anystep.state import EMA
@@ -85,18 +85,19 @@ def train(config, workdir):
 
     # ---------------------------------------------------------------- what the config decides
     began = time.monotonic()
-    describe(config.data)  # refuses what is not there, before a device is touched
-    use_compile_cache()
     workdir = epath.Path(workdir)
+    begun = checkpoint.committed_steps(workdir)
+    also = () if config.train.also == "none" else (config.train.also,)
+    check(config, workdir, begun, also)
+    use_compile_cache()
     mesh, models, optimizers, abstract, shardings, _ = build(config)
     stream = make_stream(config.data, models["text"].tokenize, config.seed, config.data.batch, jax.process_index(), jax.process_count())
     rows = meshes.batch_sharding(mesh)
 
     # ---------------------------------------------------------------- where the run stands
     with Stop() as stop, jax.set_mesh(mesh):
-        begun = checkpoint.committed_steps(workdir)
         if jax.process_index() == 0:
-            keep_config(workdir, config, begun)
+            write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=1).encode())
             write_whole(workdir / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False).encode())
         if begun:
             target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
@@ -110,7 +111,6 @@ def train(config, workdir):
         step_fn = make_train_step(config, models, optimizers, shardings, rows)
         cost = count_flops(config, models, optimizers, abstract_batch(config, models))
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
-        also = () if config.train.also == "none" else (config.train.also,)
         writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if jax.process_index() == 0 else None
         watch = Watch(config, workdir, writer)
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak)
@@ -155,10 +155,17 @@ NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/
 FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every")  # may change between two starts of one run
 
 
-def keep_config(workdir, config, begun):
-    """Writes config.json. A run that has begun refuses a config that would have led elsewhere."""
-    from anystep.files import write_whole
+def check(config, workdir, begun, also):
+    """Refuses what is not there, and a config that would have led a run that has begun elsewhere: before a device is touched."""
+    from anystep import logs
+    from anystep.api import folder_of
+    from anystep.data import describe
 
+    describe(config.data)
+    for name in also:
+        logs.package_of(name)
+    if config.init_from and not begun:
+        folder_of(config.init_from)
     path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
     if begun and path.exists():
         changed = [line for name, line in differences(json.loads(path.read_text()), now) if not name.startswith(FREE)]
@@ -166,7 +173,6 @@ def keep_config(workdir, config, begun):
             raise UserError(
                 f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
             )
-    write_whole(path, json.dumps(now, indent=1).encode())
 
 
 def differences(before, now, prefix=""):

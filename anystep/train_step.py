@@ -22,14 +22,24 @@ def make_terms(objective):
     terms = [
         mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
         mixing.Term("self_evaluation", self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start), e.share, e.weight, e.start),
-        mixing.Term("consistency", jumps(law, c), c.share, c.weight),
+        mixing.Term("consistency", make_consistency(law, c), c.share, c.weight),
     ]
     return [term for term in terms if term.share]
 
 
-def jumps(law, c):
-    teacher = Teacher(c.velocity, c.guidance, tuple(c.interval))
-    return consistency(law, c.s_law, c.nodes, teacher, c.at_noise, c.warmup, c.tangent_norm, c.weighting, c.start)
+def make_consistency(law, c):
+    """The objective of the section `objective.consistency`."""
+    return consistency(
+        law,
+        s_law=c.s_law,
+        nodes=c.nodes,
+        teacher=Teacher(c.velocity, c.guidance, tuple(c.interval)),
+        at_noise=c.at_noise,
+        warmup=c.warmup,
+        tangent=c.tangent_norm,
+        weighting=c.weighting,
+        start=c.start,
+    )
 
 
 def make_loss(config, models):

@@ -10,7 +10,6 @@ the stream gets the same noise in a batch of 4 or 4096, on one device or on many
 EMA: ema <- d ema + (1 - d) params with d = min(decay, (1 + step) / (10 + step)), the warm-up of `tf.train.ExponentialMovingAverage`.
 """
 
-import hashlib
 import zlib
 
 import jax
@@ -73,16 +72,6 @@ def nest(flat: dict) -> dict:
             raise ValueError(f"{name} is a leaf and a branch")
         node[last] = leaf
     return tree
-
-
-def digest(tree) -> str:
-    """sha256 (hex) of the names, shapes, dtypes and bytes of a tree of arrays; neither key order nor placement matters."""
-    sha = hashlib.sha256()
-    for name, leaf in sorted(paths(tree).items()):
-        array = np.asarray(leaf)
-        sha.update(f"{name}\0{array.shape}\0{array.dtype}\0".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()
 
 
 def global_norm(tree):

@@ -26,7 +26,9 @@ class Watch:
     def __call__(self, step, params):
         metadata, judge, show = self.subject
         prompts = [row["prompt"] for row in metadata]
-        drawn = {n: sample_array(self.model, params, prompts, n) for n in self.config.eval.steps}
+        c = self.config.objective.consistency
+        ask = "now" if c.share and step <= c.start else None  # no jump was trained yet
+        drawn = {n: sample_array(self.model, params, prompts, n, ask=ask) for n in self.config.eval.steps}
         if jax.process_index():
             return
         logs.save(show(drawn, title=f"step {step}"), self.workdir / "samples" / f"{step}.png")

@@ -6,9 +6,11 @@ import tiny
 import toys
 
 from anystep import api
+from anystep.errors import UserError
 
 PROMPTS = ["a red ring", "two blue squares"]
 INSIDE = [f"--config.objective.consistency.{field}" for field in ("share=1", "velocity=ema", "guidance=2.0", "s_law=zero")]
+BOTH = ("--config.objective.flow_matching.share=1", "--config.eval.interval=0.0,1.0")
 PLAIN = [f"--config.objective.consistency.{field}" for field in ("share=1", "velocity=data", "guidance=1.0", "s_law=zero")]
 
 
@@ -16,25 +18,39 @@ PLAIN = [f"--config.objective.consistency.{field}" for field in ("share=1", "vel
 def models(tmp_path_factory):
     out = {}
     for name, jumps in (("inside", INSIDE), ("plain", PLAIN), ("none", [*PLAIN, "--config.objective.consistency.share=0"])):
-        model = api.pipeline(tiny.config("shapes", tmp_path_factory.mktemp("x"), *jumps, "--config.objective.flow_matching.share=1"))
+        model = api.pipeline(tiny.config("shapes", tmp_path_factory.mktemp("x"), *jumps, *BOTH))
         out[name] = model, {role: toys.random_params(getattr(model, role)) for role in ("net", "text")}
     return out
 
 
-def drawn(found, scale, **how):
-    return np.asarray(api.sample_array(*found, PROMPTS, steps=2, guide=scale, **how))
+def drawn(found, scale, steps=2, **how):
+    return np.asarray(api.sample_array(*found, PROMPTS, steps=steps, guide=scale, **how))
 
 
 @pytest.mark.parametrize(
-    "name, sampler, ask, acts",
+    "name, sampler, ask",
     [
-        ("inside", "restart", "zero", False),  # every answer is a jump that was trained under guidance
-        ("inside", "euler", "now", True),
-        ("inside", "heun", "zero", True),  # asks s = t whatever is said
-        ("plain", "restart", "zero", True),
-        ("none", "restart", "zero", True),  # asked s = t: there are no jumps
+        ("inside", "euler", "now"),
+        ("inside", "heun", "zero"),  # asks s = t whatever is said
+        ("plain", "restart", "zero"),
+        ("none", "restart", "zero"),  # asked s = t: there are no jumps
     ],
 )
-def test_where_the_scale_acts(models, name, sampler, ask, acts):
+def test_where_the_scale_acts(models, name, sampler, ask):
     one, three = (drawn(models[name], scale, sampler=sampler, ask=ask) for scale in (1.0, 3.0))
-    assert (np.abs(one - three).max() > 1e-3) == acts
+    assert np.abs(one - three).max() > 1e-3
+
+
+def test_a_scale_that_cannot_act_is_refused(models):
+    """Every answer is a jump that was trained under guidance."""
+    with pytest.raises(UserError, match=r"guidance scale 3.0: cannot act.* under guidance 2; with ask 'now'"):
+        drawn(models["inside"], 3.0, sampler="restart", ask="zero")
+    assert api.guidance(models["inside"][0].config, None, "restart", "zero") == (2.0, "all")
+    assert np.isfinite(drawn(models["inside"], None, sampler="restart", ask="zero")).all()
+
+
+def test_a_jump_that_holds_guidance_is_not_guided_again(models):
+    """One step asked "next" is a jump to s = 0: the scale changes it only where the jumps were trained without."""
+    for name, acts in (("inside", False), ("plain", True)):
+        one, three = (drawn(models[name], scale, steps=1, sampler="euler", ask="next") for scale in (1.0, 3.0))
+        assert (np.abs(one - three).max() > 1e-3) == acts, name

@@ -215,6 +215,9 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
     (JUMPS | dict(objective__consistency__s_law="uniform"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
     (JUMPS | dict(objective__flow_matching__share=0), "objective.consistency.velocity", dict(objective__flow_matching__share=1)),
     (JUMPS | dict(objective__consistency__interval=(0.5, 0.5)), "objective.consistency.interval", dict(objective__consistency__share=0)),
+    (JUMPS | dict(objective__flow_matching__weight=0.0), "objective.consistency.velocity", dict(objective__flow_matching__weight=1.0)),
+    (JUMPS | dict(train__steps=50, objective__consistency__start=50), "objective.consistency.start", dict(train__steps=51)),
+    (JUMPS | dict(eval__ask="half"), "eval.ask", dict(eval__ask="zero")),
     (JUMPS | dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__consistency__guidance=1.0)),
 ]
 

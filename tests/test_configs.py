@@ -94,10 +94,10 @@ JUMPS = {"derivative": (0, "data", 1.0), "step": (4, "ema", 2.0)}  # nodes, velo
 def accepted(name, folder):
     """(what was chosen, config) of every choice of net, path and objectives that the rules let pass."""
     for net, path, (f, e, c, law), jumps in itertools.product(("sana", "mlp"), ("linear", "trig"), MIXES, JUMPS):
-        asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
-        asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
         if jumps == "step" and not c:
             continue
+        asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
+        asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
         asked |= {"objective.consistency.s_law": law, "objective.consistency.start": 0}
         asked |= {
             f"objective.consistency.{name}": value for name, value in zip(("nodes", "velocity", "guidance"), JUMPS[jumps], strict=True)

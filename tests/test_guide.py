@@ -61,8 +61,8 @@ def test_jumps_that_learned_guidance_are_left_alone():
     s = T * jnp.array([1.0, 0.5, 0.0])
     c, u = conditional(X, T, s)[0], unconditional(X, T, s)[0]
     v, _ = classifier_free(unconditional, 3.0, jumps=False)(conditional)(X, T, s)
-    np.testing.assert_allclose(v[0], (3 * c - 2 * u)[0], atol=1e-5)
-    assert (v[1:] == c[1:]).all()
+    np.testing.assert_allclose(v[:2], (3 * c - 2 * u)[:2], atol=1e-5)
+    assert (v[2] == c[2]).all()
 
 
 def test_a_scale_per_sample():

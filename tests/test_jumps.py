@@ -8,6 +8,8 @@ import toys
 
 from anystep import times, tree
 from anystep.objectives.consistency import Teacher, consistency
+from anystep.objectives.draws import draw_point
+from anystep.path import LINEAR
 from anystep.times import TimeLaw
 from anystep.types import Roles
 
@@ -78,8 +80,8 @@ def test_before_start_it_is_flow_matching(batch, nodes, teacher):
     assert float(metrics["tangent"].max()) == 0.0 and float(metrics["t"].max()) < 1.0
     late, metrics = gradients(objective, asks, batch, step=10)
     assert float(metrics["tangent"].mean()) > 0.0 and 0.4 < float(jnp.mean(metrics["t"] == 1.0)) < 0.6
-    matching, _ = gradients(bare(start=10**6), lambda x, t, s, cond: 0.3 * x, batch, step=9)
-    np.testing.assert_allclose(early, matching, atol=1e-6)
+    point = draw_point("consistency", LINEAR, TimeLaw(), batch, KEY, jnp.int32(9))
+    np.testing.assert_allclose(early, 0.3 * point.x_t - (point.noise - batch["x0"]), atol=1e-5)
     assert float(jnp.abs(late - early).max()) > 0.1
 
 
@@ -95,15 +97,19 @@ def test_guidance_goes_into_the_jumps(batch):
     assert inside.any() and not inside.all()
 
 
-def test_the_right_side_is_the_averaged_weights(batch):
-    """u = params, 1 on the average and 0 live: v = 1, and so is the rest of the way."""
+def test_the_right_side_is_the_averaged_weights_under_the_averaged_prompts(batch):
+    """u = offset + bias of the prompt: 1 + 2 on the average, 0 + 0 live, 7 without a prompt and live."""
     one = {"net": {"offset": jnp.ones((ROWS, 2))}}
-    g, metrics = gradients(bare(nodes=8, teacher=SELF), lambda x, t, s, cond: 0.0 * x, batch, ema=one)
-    np.testing.assert_allclose(g, -1.0, atol=1e-6)
+    live, mean, nothing = ({"bias": jnp.full((ROWS, 2), value)} for value in (0.0, 2.0, 7.0))
+    prompted = {**batch, "cond": live, "ema_cond": mean, "null": nothing, "ema_null": mean}
+    for guidance in (1.0, 3.0):  # with the averaged null prompt as with the prompt, guidance changes nothing
+        objective = bare(nodes=8, teacher=Teacher("ema", guidance))
+        g, _ = gradients(objective, lambda x, t, s, cond: cond["bias"], prompted, ema=one)
+        np.testing.assert_allclose(g, -3.0, atol=1e-5)
 
 
 def test_nodes_are_those_of_the_sampler(batch):
-    """u that tells where it was asked: x_t' and t' lie on the sampler's own grid, next below t."""
+    """u that tells when it was asked: t' lies on the sampler's own grid, next below t."""
     law, nodes = TimeLaw(shift=3.0), 4
     g, metrics = gradients(bare(law=law, nodes=nodes, teacher=SELF), lambda x, t, s, cond: 0.0 * x + t[:, None], batch)
     grid, t = np.asarray(times.grid(nodes, law.shift)), np.asarray(metrics["t"])

@@ -15,6 +15,7 @@ import anystep
 import anystep.evaluate
 import anystep.sample
 from anystep import subjects
+from anystep.api import guidance
 from anystep.errors import UserError, run_main
 from anystep.shapes.caption import prompts
 from anystep.shapes.draw import draw
@@ -28,7 +29,8 @@ SEED = 3
 def config(kind="shapes"):
     data = WORLD._asdict() | {"kind": kind, "batch": 4, "path": "", "dev_share": 0.1, "modes": 8}
     guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next"}
-    return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide})
+    objective = {"consistency": {"share": 0, "guidance": 1.0}}
+    return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective})
 
 
 def stand_in(monkeypatch, kind="shapes"):
@@ -36,8 +38,8 @@ def stand_in(monkeypatch, kind="shapes"):
     scenes = {asked["prompt"]: make_scene(WORLD, SEED, i, "dev", KINDS[i % 6]) for i, asked in enumerate(prompts(WORLD, SEED, 24, "dev"))}
     calls = []
 
-    def sample(model, params, asked, steps=4, seed=0, guide=None):
-        calls.append((len(asked), steps, seed, guide))
+    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None):
+        calls.append((len(asked), steps, seed, guide, sampler, ask))
         grey = np.full((16, 16, 3), 10 * steps, np.uint8)
         return np.stack([draw(scenes[prompt], WORLD) if prompt in scenes and steps > 1 else grey for prompt in asked])
 
@@ -50,7 +52,7 @@ def stand_in(monkeypatch, kind="shapes"):
     def sample_array(*asked, **options):
         return sample(*asked, **options).astype(np.float32) / 127.5 - 1.0
 
-    fake = types.SimpleNamespace(load=load, sample=sample, sample_array=sample_array)
+    fake = types.SimpleNamespace(load=load, sample=sample, sample_array=sample_array, guidance=guidance)
     monkeypatch.setitem(sys.modules, "anystep.api", fake)
     monkeypatch.setattr(anystep, "api", fake, raising=False)
     return calls
@@ -79,6 +81,8 @@ BAD = [
     ("both", ["--scale", "nan"], "--scale"),
     ("both", ["--scale", "-1"], "0..100"),
     ("both", ["--scale", "inf"], "--scale"),
+    ("both", ["--sampler", "ddim"], "--sampler"),
+    ("both", ["--ask", "soon"], "--ask"),
     ("both", ["--nonsense", "1"], "--nonsense"),
     ("both", ["--see", "1"], "--see"),
     ("evaluate", ["--prompts", "0"], "1..100000"),
@@ -140,13 +144,14 @@ def test_sample_writes_a_grid(tmp_path, monkeypatch, capsys):
     out = tmp_path / "new" / "grid.png"
     asked = ["--model", "x", "--prompt", "a", "--prompt", "b", "--out", str(out)]
     MAINS["sample"](asked + ["--steps", "1,2,8", "--seed", "5", "--scale", "3"])
-    assert calls == [(2, 1, 5, 3.0), (2, 2, 5, 3.0), (2, 8, 5, 3.0)]
+    assert calls == [(2, steps, 5, 3.0, "euler", "next") for steps in (1, 2, 8)]
     page = np.asarray(Image.open(out))
     lefts = [np.nonzero((page == 10 * steps).all(-1).any(0))[0].min() for steps in (1, 2, 8)]
     assert sorted(lefts) == lefts and str(out) in capsys.readouterr().out
     calls.clear()
-    MAINS["sample"](["--model", "x", "--prompt", "a", "--out", str(out)])
-    assert [call[1:] for call in calls] == [(1, 0, 2.0), (4, 0, 2.0)]  # the config's steps and scale
+    MAINS["sample"](["--model", "x", "--prompt", "a", "--out", str(out), "--sampler", "restart", "--ask", "zero"])
+    assert [call[1:] for call in calls] == [(steps, 0, None, "restart", "zero") for steps in (1, 4)]  # the config's steps and scale
+    assert "guidance 2, restart asking zero" in capsys.readouterr().out
 
 
 def test_evaluate_writes_table_report_and_picture(tmp_path, monkeypatch, capsys):

@@ -37,6 +37,7 @@ def main(argv):
         for name in ("cold", "warm"):
             began = time.perf_counter()
             short = ["--config.train.steps=2", "--config.train.log_every=1", "--config.optim.warmup=1", "--config.eval.steps=4"]
+            short += ["--config.objective.consistency.start=0"]
             command = ["-m", "anystep", "train", "--config", args.config, "--workdir", f"{folder}/{name}", *short]
             python(*command, cache=f"{folder}/cache")
             rows = [json.loads(line) for line in open(f"{folder}/{name}/metrics.jsonl")]

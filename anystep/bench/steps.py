@@ -23,7 +23,7 @@ CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, 
     "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),
     "consistency": ([0, 0, 1], [*DERIVATIVE, "--config.objective.consistency.s_law=zero"], "flow_matching", 4.1 / 3.0),
     "meanflow": ([0, 0, 1], [*DERIVATIVE, "--config.objective.consistency.s_law=uniform"], "flow_matching", 4.1 / 3.0),
-    "consistency_over_a_step": ([1, 0, 1], STEP, "flow_matching", 4.5 / 3.0),
+    "consistency_step": ([1, 0, 1], STEP, "flow_matching", 4.5 / 3.0),
     "flow_matching_remat": ([1, 0, 0], ["--config.model.remat=True"], "flow_matching_remat", 1.0),
     "consistency_remat": ([0, 0, 1], [*DERIVATIVE, "--config.model.remat=True"], "flow_matching_remat", 4.8 / 3.7),
 }

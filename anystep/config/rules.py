@@ -101,7 +101,9 @@ def jumps_have_a_teacher(c):
             jumps.guidance,
             "1 for s_law = 'uniform': as s nears t, guided jumps would meet the plain velocity",
         )
-    if jumps.velocity == "ema" and not c.objective.flow_matching.share:
+    if jumps.start >= c.train.steps:
+        refuse("objective.consistency.start", jumps.start, f"< config.train.steps = {c.train.steps}: no jump would be trained")
+    if jumps.velocity == "ema" and not (c.objective.flow_matching.share and c.objective.flow_matching.weight):
         refuse("objective.consistency.velocity", "ema", "'data' without config.objective.flow_matching.share: nothing else trains s = t")
     if jumps.interval[0] >= jumps.interval[1]:
         refuse("objective.consistency.interval", jumps.interval, "t_low < t_high")
@@ -110,6 +112,13 @@ def jumps_have_a_teacher(c):
 def path_has_objective(c):
     if c.path.name == "trig" and (c.objective.self_evaluation.share or c.objective.consistency.share):
         refuse("path.name", "trig", "'linear' for self_evaluation and consistency, which are derived on it")
+
+
+def something_to_ask(c):
+    """Consistency at s = 0 alone knows two questions, s = t and s = 0: half is neither."""
+    hybrid = c.objective.consistency.share and c.objective.consistency.s_law == "zero"
+    if c.eval.ask == "half" and hybrid and not c.objective.self_evaluation.share:
+        refuse("eval.ask", "half", "next, now or zero for consistency at s = 0 alone, which has no answer there")
 
 
 def report_is_ordered(c):
@@ -147,5 +156,6 @@ RULES = (
     null_prompt_is_trained,
     jumps_have_a_teacher,
     path_has_objective,
+    something_to_ask,
     report_is_ordered,
 )

@@ -7,6 +7,6 @@ progress, pictures, plots.
 from anystep.logs.pictures import grid, save, strip
 from anystep.logs.plots import curves, report_picture, score_names
 from anystep.logs.progress import Progress
-from anystep.logs.rows import JsonlWriter, read_rows
+from anystep.logs.rows import JsonlWriter, package_of, read_rows
 
-__all__ = ["JsonlWriter", "Progress", "curves", "grid", "read_rows", "report_picture", "save", "score_names", "strip"]
+__all__ = ["JsonlWriter", "Progress", "curves", "grid", "package_of", "read_rows", "report_picture", "save", "score_names", "strip"]

@@ -2,8 +2,8 @@
 
     images/s = batch * steps/s        utilisation = FLOPs per step * steps/s / peak FLOP/s of all devices
 
-over the last `WINDOW` updates; the first step, which compiles, is in none of them. The FLOPs are the model's, without recomputation; the
-caller counts them and knows the peak (dense, in the matrix type in use). Without a peak the line shows FLOP/s instead of a share.
+over the last `WINDOW` updates; the first step, which compiles, is in none of them. The caller counts the FLOPs and knows the peak (dense,
+in the matrix type in use); what remat computes twice is in them. Without a peak the line shows FLOP/s instead of a share.
 """
 
 import sys

@@ -63,13 +63,18 @@ class JsonlWriter:
             sink({name: value for name, value in flat.items() if isinstance(value, int | float)}, flat.get("step"))
 
 
-def _sink(name: str, folder: epath.Path):
+def package_of(name: str):
+    """The imported package of a writer besides metrics.jsonl. UserError for one that is unknown or not installed."""
     if name not in _PACKAGES:
         raise UserError(f"metrics writer {name!r} is unknown: use one of {', '.join(_PACKAGES)}")
     try:
-        package = importlib.import_module(_PACKAGES[name])
+        return importlib.import_module(_PACKAGES[name])
     except ImportError:
         raise UserError(f"metrics writer {name!r} needs the package {_PACKAGES[name]}: pip install {_PACKAGES[name]}") from None
+
+
+def _sink(name: str, folder: epath.Path):
+    package = package_of(name)
     if name == "wandb":
         run = package.init(project="anystep", dir=str(folder), resume="allow")
         return lambda row, step: run.log(row, step=step)

@@ -4,19 +4,20 @@ consistency distillation (2303.01469; guided, LCM 2310.04378) are one identity w
     u = v - (t - s) du/dt,    du/dt total along dx/dt = v                                    MeanFlow Eq. 6
     loss = || u - sg[ u - g ] ||^2,    g = (u - v) + r (t - s) du/dt                         r: tangent warm-up of sCM
 
-and over a step from t to t' >= s, x_t' = x_t - (t - t') v, where du/dt is the difference quotient of u(x_t, t, s) and u(x_t', t', s):
+and over a step from t to t' >= s, x_t' = x_t - (t - t') v, with du/dt the difference quotient of u(x_t, t, s) and the averaged weights'
+u(x_t', t', s):
 
     g = (t - t') / (t - s) [ (u - v) + r (t' - s) du/dt ],    so that at r = 1 the target u - g is the mean velocity of the step and
                                                               the jump after it, ((t - t') v + (t' - s) u(x_t', t', s)) / (t - s)
 
 s = 0 always ("zero") is consistency; s ~ U(0, t) ("uniform") is MeanFlow. Seen from the trig path through Prop. 3.1, sCM's gradient is
 this one's at s = 0 times (1 - t)(1 - 2 t + 2 t^2) per sample: a weight, not another method (tests/test_objectives.py). g has zero mean at
-the exact flow map; over a step its bias is that of Euler's method. Any normalisation of it (`tangent`, `calm`) keeps the direction per
-sample but not the mean: a bias bought for calm.
+the exact flow map. Over a step it has Euler's error along the model's own velocity; along the data there is also a bias of second order
+in the step, from the spread of v about its mean. Normalising g (`tangent`) buys calm with a bias.
 
 v is noise - x0 ("data"), or what the averaged weights answer at s = t under guidance ("ema"): the model is then the teacher of its own
-jumps, and guidance is inside them. The right side of the step is the averaged weights' too: with live weights there, small models
-collapsed. Before `start` every row asks s = t along the data, which is flow matching: a teacher must have learned first.
+jumps, and guidance is inside them. With live weights on the right side of a step small models collapsed. Before `start` every row asks
+s = t along the data, flow matching under the same weighting: a teacher must have learned first.
 """
 
 from typing import NamedTuple
@@ -44,6 +45,7 @@ class Teacher(NamedTuple):
 
 
 DATA = Teacher()
+TOUCHING = 1e-4  # a node nearer than this to t is t
 
 
 def consistency(
@@ -82,7 +84,8 @@ def consistency(
             v = jax.lax.cond(begun, lambda: _answer(net, roles, batch, point, teacher), lambda: point.v)
         if nodes:
             u, _ = net.velocity(roles.params["net"], point.x_t, point.t, s, batch["cond"])
-            drift, share = _over_step(net, roles, batch, point, s, v, u, times.grid(nodes, law.shift))
+            grid = times.grid(nodes, law.shift)
+            drift, share = _over_step(net, roles, batch, point, s, v, jax.lax.stop_gradient(u), grid, begun)
         else:
             u, drift = _derivative(net, roles, batch, point, s, v)
             share = 1.0
@@ -100,8 +103,8 @@ def consistency(
 def _draw(law, at_noise, begun, batch, key, step):
     """A point of the path; a share `at_noise` of the rows starts at t = 1 once the jumps have begun."""
     point = draw_point("consistency", LINEAR, law, batch, key, step)
-    share = jax.vmap(jax.random.uniform)(tree.sample_keys(key, "consistency/at_noise", step, batch["index"]))
-    t = jnp.where(begun & (share < at_noise), 1.0, point.t)
+    chance = tree.uniform(tree.sample_keys(key, "consistency/at_noise", step, batch["index"]))
+    t = jnp.where(begun & (chance < at_noise), 1.0, point.t)
     return point._replace(t=t, x_t=interpolate(LINEAR, batch["x0"], point.noise, t))
 
 
@@ -117,20 +120,20 @@ def _answer(net, roles, batch, point, teacher):
     return jax.lax.stop_gradient(velocity(point.x_t, point.t, point.t)[0])
 
 
-def _over_step(net, roles, batch, point, s, v, u, grid):
-    """((t' - s) du/dt, (t - t') / (t - s)) to the next node t' of `grid` below t, or to s if that is higher. Nothing to do at s = t."""
-    below = jnp.max(jnp.where(grid[None, :] < point.t[:, None] - 1e-4, grid[None, :], 0.0), axis=1)
-    t = jnp.maximum(below, s)
-    step = point.t - t
-    x = point.x_t - expand(step, v) * v
+def _over_step(net, roles, batch, point, s, v, u, grid, begun):
+    """((t' - s) du/dt, (t - t') / (t - s)), t' the next node of `grid` below t, or s if that is higher; (0, 1) at s = t."""
+    t, x = point.t, point.x_t
+    node = jnp.max(jnp.where(grid[None, :] < t[:, None] - TOUCHING, grid[None, :], 0.0), axis=1)
+    after = jnp.maximum(node, s)
+    step = t - after
 
     def drift():
-        u_after, _ = net.velocity(roles.ema["net"], x, t, s, batch["ema_cond"])
-        return expand((t - s) / jnp.maximum(step, 1e-4), v) * (u - u_after)
+        u_after, _ = net.velocity(roles.ema["net"], x - expand(step, v) * v, after, s, batch["ema_cond"])
+        return expand((after - s) / jnp.maximum(step, TOUCHING), v) * (u - u_after)
 
-    moved = jax.lax.cond(jnp.any(t > s), drift, lambda: jnp.zeros_like(v))
-    share = jnp.where(step > 0.0, step / jnp.maximum(point.t - s, 1e-4), 1.0)
-    return jax.lax.stop_gradient(moved), expand(share, v)
+    drift = jax.lax.cond(begun, drift, lambda: jnp.zeros_like(v))
+    share = jnp.where(after > s, step / jnp.maximum(t - s, TOUCHING), 1.0)
+    return jax.lax.stop_gradient(drift), expand(share, v)
 
 
 def _derivative(net, roles, batch, point, s, v):

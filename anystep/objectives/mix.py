@@ -29,7 +29,7 @@ def prepare(models, roles, batch, key, step, dropout):
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
     null = jnp.asarray(text.tokenize([""]))
-    drop = jax.vmap(jax.random.uniform)(tree.sample_keys(key, "prompt_dropout", step, index)) < dropout
+    drop = tree.uniform(tree.sample_keys(key, "prompt_dropout", step, index)) < dropout
     tokens = jnp.where(drop.reshape(drop.shape + (1,) * (tokens.ndim - 1)), null, tokens)
 
     def of_null(weights):
