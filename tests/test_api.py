@@ -31,9 +31,9 @@ def drawn(found, scale, steps=2, **how):
     "name, sampler, ask",
     [
         ("inside", "euler", "now"),
-        ("inside", "heun", "zero"),  # asks s = t whatever is said
-        ("plain", "restart", "zero"),
-        ("none", "restart", "zero"),  # asked s = t: there are no jumps
+        pytest.param("inside", "heun", "zero", marks=pytest.mark.slow),  # asks s = t whatever is said
+        pytest.param("plain", "restart", "zero", marks=pytest.mark.slow),
+        pytest.param("none", "restart", "zero", marks=pytest.mark.slow),  # asked s = t: there are no jumps
     ],
 )
 def test_where_the_scale_acts(models, name, sampler, ask):
@@ -49,6 +49,7 @@ def test_a_scale_that_cannot_act_is_refused(models):
     assert np.isfinite(drawn(models["inside"], None, sampler="restart", ask="zero")).all()
 
 
+@pytest.mark.slow
 def test_a_jump_that_holds_guidance_is_not_guided_again(models):
     """One step asked "next" is a jump to s = 0: the scale changes it only where the jumps were trained without."""
     for name, acts in (("inside", False), ("plain", True)):

@@ -97,7 +97,7 @@ def test_scan_unroll_and_remat_are_one_network(scanned, kind):
 
 def test_one_fused_pass_equals_two(scanned):
     arguments, truth = scanned
-    agree(net_loss(toys.tiny_sana(), fused=False)(*arguments), truth, 1e-6)
+    agree(net_loss(toys.tiny_sana(), fused=False)(*arguments), truth, 1e-5)  # two programs, which XLA fuses each in its own way
 
 
 def test_du_dt_of_a_network(scanned):
