@@ -8,17 +8,10 @@ from pathlib import Path
 import jax
 
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-JUMPS = {"step": ("start=0",), "derivative": ("start=0", "nodes=0", "velocity=data", "guidance=1.0")}
-COMPARED = ("loss", "grad_norm/net", "grad_norm/text", "loss/self_evaluation", "loss/consistency")
 
 
 def three_steps(data, fsdp, folder):
-    """{"rows": the COMPARED metrics of each step, of both kinds of jumps; "split": how many leaves are sharded over fsdp}."""
-    rows, split = zip(*(run(data, fsdp, folder, fields) for fields in JUMPS.values()), strict=True)
-    return {"rows": [row for some in rows for row in some], "split": split[0]}
-
-
-def run(data, fsdp, folder, fields):
+    """[[loss, grad norm of the net, grad norm of the text encoder, first weight of the head], ...] and the shardings' fsdp leaves."""
     import optax
     import tiny
 
@@ -28,23 +21,26 @@ def run(data, fsdp, folder, fields):
     from anystep.state import init_state
     from anystep.train_step import make_train_step
 
-    flags = [f"--config.objective.consistency.{field}" for field in fields]
-    flags += ["--config.data.batch=32", f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}"]
-    config = tiny.config("shapes", folder, *tiny.ALL_OBJECTIVES, *flags)
+    config = tiny.config(
+        "shapes", folder, *tiny.ALL_OBJECTIVES, "--config.data.batch=32", f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}"
+    )
     mesh = meshes.make_mesh(config.mesh)
     models = build_models(config, meshes.constrain)
     optimizers = {role: optax.sgd(1e-2) for role in ("net", "text")}
     abstract = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     shardings, _ = meshes.shard_rule(abstract, mesh, at_least=1024)
+    split = sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings))
     stream = make_stream(config.data, models["text"].tokenize, 0, 32, jax.process_index(), jax.process_count())
     rows = []
     with jax.set_mesh(mesh):
         state = jax.jit(lambda: init_state(models, optimizers, 0), out_shardings=shardings)()
         step = make_train_step(config, models, optimizers, shardings, meshes.batch_sharding(mesh))
         for _ in range(3):
-            state, metrics = step(state, {}, meshes.device_batch(next(stream), mesh))
-            rows.append([float(metrics[name]) for name in COMPARED])
-    return rows, sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings))
+            state, m = step(state, {}, meshes.device_batch(next(stream), mesh))
+            rows.append(
+                [float(m[name]) for name in ("loss", "grad_norm/net", "grad_norm/text", "loss/self_evaluation", "loss/consistency")]
+            )
+    return {"rows": rows, "split": split}
 
 
 if __name__ == "__main__":  # one of two processes: steps.py FOLDER PORT INDEX
