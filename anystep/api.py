@@ -15,6 +15,7 @@ from anystep import checkpoint, tree, weights
 from anystep.arrays import channels
 from anystep.config import from_dict
 from anystep.errors import UserError
+from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.build import build_models
 from anystep.path import from_flow_time
@@ -25,7 +26,6 @@ from anystep.subjects import to_uint8
 from anystep.times import grid
 from anystep.types import Model, Text
 
-SAMPLERS, ASKS = ("euler", "heun", "restart"), ("next", "now", "zero", "half")
 BATCH = 64  # prompts drawn at once: one compilation a step count, whatever the number of prompts
 
 

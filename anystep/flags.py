@@ -11,6 +11,7 @@ from etils import epath
 
 from anystep.errors import UserError
 
+SAMPLERS, ASKS = ("euler", "heun", "restart"), ("next", "now", "zero", "half")
 MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE = 1000, 16, 2**31 - 1, 100.0
 
 
@@ -28,10 +29,8 @@ def add_drawing(parser: Parser) -> None:
     """How to draw, where the model's config should not decide."""
     parser.add_argument("--steps", type=steps, help="step counts, such as 1,2,4,8,32 (default: the model's config.eval.steps)")
     parser.add_argument("--scale", type=real(0.0, MOST_SCALE), help="guidance scale, 1 = none (default: the model's)")
-    parser.add_argument("--sampler", choices=("euler", "heun", "restart"), help="how to walk (default: config.eval.sampler)")
-    parser.add_argument(
-        "--ask", choices=("next", "now", "zero", "half"), help="s asked for: t_next, t, 0, t / 2 (default: config.eval.ask)"
-    )
+    parser.add_argument("--sampler", choices=SAMPLERS, help="how to walk (default: config.eval.sampler)")
+    parser.add_argument("--ask", choices=ASKS, help="s asked for: t_next, t, 0, t / 2 (default: config.eval.ask)")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
