@@ -5,7 +5,8 @@
 Input      a folder in Hugging Face's imagefolder layout (pictures with metadata.jsonl or metadata.csv, or a .txt beside each), an .npz
 pack, or a folder of packs
 Hardware   2 CPU cores; any GPU or TPU takes the same file, with a larger --config.data.batch and --config.model.width
-Time       about 25 minutes on 2 cores, estimated from the first 800 steps; shift and scale are those of icons on white, photographs want 0 and 0.5
+Time       about 25 minutes on 2 cores, estimated from the first 800 steps; shift and scale are those of
+           icons on white, photographs want 0 and 0.5
 Result     samples/<step>.png: held-out captions at 1, 2, 4, 8 and 32 steps. 10,300 emoji in four styles (style_captions=True), at step 800:
            colours and outlines follow the caption, water is blue and skin tones are right, faces and hands are not there yet. 51
            photographs, 100 steps: patches of colour
