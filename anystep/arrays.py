@@ -13,9 +13,14 @@ def channels(c, x):
     return jnp.asarray(c, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+def mean(x):
+    """[B, ...] -> [B], in float32."""
+    return jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim)))
+
+
 def mean_square(x):
     """[B, ...] -> [B], in float32."""
-    return jnp.mean(jnp.square(x.astype(jnp.float32)), axis=tuple(range(1, x.ndim)))
+    return mean(jnp.square(x.astype(jnp.float32)))
 
 
 def norm(x):

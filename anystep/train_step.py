@@ -33,6 +33,7 @@ def make_consistency(law, c):
         law,
         s_law=c.s_law,
         nodes=c.nodes,
+        hops=c.hops,
         teacher=Teacher(c.velocity, c.guidance, tuple(c.interval)),
         at_noise=c.at_noise,
         warmup=c.warmup,

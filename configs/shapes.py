@@ -76,6 +76,7 @@ def get_config():
                     start=550,
                     s_law="zero",
                     nodes=6,
+                    hops=1,
                     velocity="ema",
                     guidance=2.0,
                     interval=(0.0, 0.95),

@@ -50,6 +50,7 @@ def get_config():
                     start=0,
                     s_law="zero",
                     nodes=0,
+                    hops=1,
                     velocity="data",
                     guidance=1.0,
                     interval=(0.0, 1.0),

@@ -9,37 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from nested import put, refusal, tree
 
 from anystep import config, flags
 from anystep.config.fields import DATA, FIELDS
 from anystep.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-PICTURES = {"kind": "pictures", "batch": 4, "size": 16, "path": "", "style_captions": False, "dev_share": 0.1, "background": "white"}
-
-
-def tree(kind="mixture2d"):
-    """A sound nested dict with the fields of one kind of data."""
-    base = config.read("shapes" if kind == "shapes" else "smoke")
-    if kind == "pictures":
-        base["data"] = dict(PICTURES)
-        base["model"]["net"] = "sana"
-    return base
-
-
-def put(nested, path, value):
-    *sections, name = path.split(".")
-    for section in sections:
-        nested = nested[section]
-    nested[name] = value
-
-
-def refusal(call, *args):
-    with pytest.raises(UserError) as caught:
-        call(*args)
-    text = str(caught.value)
-    assert "\n" not in text and len(text) < 400
-    return text
 
 
 def bad_value(field, rng):
@@ -162,94 +138,6 @@ def test_names_of_the_shapes_world_on_the_command_line():
     assert loaded.data.shapes == ("ring", "cross") and loaded.data.colors == ("red", "pink")
 
 
-def with_values(kind="mixture2d", **values):
-    nested = tree(kind)
-    nested["objective"]["consistency"]["share"] = 0
-    for path, value in values.items():
-        put(nested, path.replace("__", "."), value)
-    return nested
-
-
-ALONE = dict(objective__self_evaluation__share=0, objective__consistency__share=0)
-JUMPS = dict(
-    objective__self_evaluation__share=0,
-    objective__consistency__share=1,
-    objective__consistency__velocity="ema",
-    objective__consistency__guidance=2.0,
-)
-RULES = [  # what makes a sound config unsound -> the field that is named; then what makes it sound again
-    (ALONE | dict(objective__flow_matching__share=0), "objective.flow_matching.share", dict(objective__flow_matching__share=1)),
-    (dict(data__batch=64, objective__flow_matching__share=4), "data.batch", dict(data__batch=65)),
-    (dict(data__batch=66, mesh__data=2, mesh__fsdp=2), "data.batch", dict(data__batch=72)),
-    (dict(data__batch=6, mesh__data=2, objective__flow_matching__share=5), "data.batch", dict(data__batch=12)),  # 6 and 2, not 12
-    (dict(train__steps=2**25, data__batch=66), "train.steps", dict(data__batch=63)),
-    (dict(train__steps=2**31 - 1, data__batch=3), "train.steps", dict(train__steps=715827882)),
-    (dict(model__net="sana"), "model.net", dict(model__net="mlp")),
-    (dict(mesh__data=0), "mesh.data", dict(mesh__data=1)),
-    (dict(model__text__width=33), "model.text.width", dict(model__text__heads=3)),
-    (dict(optim__warmup=201, train__steps=200), "optim.warmup", dict(optim__warmup=200)),
-    (dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__self_evaluation__share=0)),
-    (dict(eval__steps=(1, 4, 2)), "eval.steps", dict(eval__steps=(1, 2, 4))),
-    (dict(eval__steps=(1, 1)), "eval.steps", dict(eval__steps=(1,))),
-    (dict(eval__interval=(0.5, 0.5)), "eval.interval", dict(eval__interval=(0.5, 0.6))),
-    (dict(path__name="trig"), "path.name", dict(objective__self_evaluation__share=0)),
-    *(
-        (
-            ALONE | dict(path__name="trig", objective__consistency__share=2, objective__consistency__s_law=law),
-            "path.name",
-            dict(objective__consistency__share=0),
-        )
-        for law in ("zero", "uniform")
-    ),
-    (
-        dict(objective__consistency__share=1, objective__consistency__s_law="uniform"),
-        "objective.consistency.s_law",
-        dict(objective__consistency__s_law="zero"),
-    ),
-    (
-        dict(objective__consistency__share=1, objective__self_evaluation__s_min=0.0),
-        "objective.self_evaluation.s_min",
-        dict(objective__consistency__share=0),
-    ),
-    (JUMPS | dict(objective__consistency__velocity="data"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
-    (JUMPS | dict(objective__consistency__s_law="uniform"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
-    (JUMPS | dict(objective__flow_matching__share=0), "objective.consistency.velocity", dict(objective__flow_matching__share=1)),
-    (JUMPS | dict(objective__consistency__interval=(0.5, 0.5)), "objective.consistency.interval", dict(objective__consistency__share=0)),
-    (JUMPS | dict(objective__flow_matching__weight=0.0), "objective.consistency.velocity", dict(objective__flow_matching__weight=1.0)),
-    (JUMPS | dict(train__steps=50, objective__consistency__start=50), "objective.consistency.start", dict(train__steps=51)),
-    (JUMPS | dict(eval__ask="half"), "eval.ask", dict(eval__ask="zero")),
-    (JUMPS | dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__consistency__guidance=1.0)),
-]
-
-
-@pytest.mark.parametrize(("bad", "path", "mend"), RULES)
-def test_rules_between_fields(bad, path, mend):
-    first = {"data__batch": 60} | bad
-    assert refusal(config.from_dict, with_values(**first)).startswith(f"config.{path} = ")
-    config.from_dict(with_values(**(first | mend)))
-
-
-PICTURE_RULES = [
-    (dict(model__net="mlp"), "model.net", dict(model__net="sana")),
-    (dict(data__size=18, model__patch=4), "data.size", dict(data__size=20)),
-    (dict(model__width=64, model__heads=5, model__cross_heads=2), "model.width", dict(model__width=60)),
-    (dict(model__width=64, model__cross_heads=5), "model.width", dict(model__cross_heads=4)),
-    (dict(model__width=62, model__heads=2, model__cross_heads=2, model__positions="sincos"), "model.width", dict(model__positions="none")),
-]
-
-
-@pytest.mark.parametrize("kind", ["shapes", "pictures"])
-@pytest.mark.parametrize(("bad", "path", "mend"), PICTURE_RULES)
-def test_rules_of_the_picture_network(kind, bad, path, mend):
-    first = {"data__batch": 60} | bad
-    assert refusal(config.from_dict, with_values(kind, **first)).startswith(f"config.{path} = ")
-    config.from_dict(with_values(kind, **(first | mend)))
-
-
-def test_points_are_not_held_to_the_fields_of_the_picture_network():
-    config.from_dict(with_values(data__batch=60, data__size=3, model__patch=2, model__width=63, model__heads=4, model__positions="sincos"))
-
-
 @pytest.mark.parametrize(("path", "most"), [("eval.steps", flags.MOST_STEPS), ("eval.scale", flags.MOST_SCALE)])
 def test_a_config_and_a_flag_have_the_same_limit(path, most):
     nested = tree()
@@ -266,18 +154,6 @@ def test_help_is_not_a_missing_config(argv, capsys):
     said = capsys.readouterr().out
     assert left.value.code == 0 and said.startswith("usage: ")
     assert all(word in said for word in ("smoke", "shapes", "pictures", "--helpconfig"))
-
-
-@pytest.mark.parametrize(
-    ("bad", "path"),
-    [
-        (dict(data__size=8), "data.size"),
-        (dict(data__colors=("red", "red")), "data.colors"),
-        (dict(data__wrong_relation=0.7, data__missing_relation=0.4), "data.wrong_relation"),
-    ],
-)
-def test_rules_of_the_shapes_world(bad, path):
-    assert refusal(config.from_dict, with_values("shapes", **bad)).startswith(f"config.{path} = ")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Jumps learned over a step of a grid, along the model's own velocity: orders of convergence, guidance, and what happens before `start`."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,11 +47,12 @@ def exact(x, t, s, cond):
 
 
 @pytest.mark.parametrize("s_law", ["zero", "uniform"])
-def test_the_error_of_a_step_is_of_second_order(batch, s_law):
+@pytest.mark.parametrize("hops", [1, 3])
+def test_the_error_of_a_step_is_of_second_order(batch, s_law, hops):
     """At the exact map, along the exact velocity, only Euler's local error is left: a quarter of it on twice as many nodes."""
     errors = []
     for nodes in (16, 32, 64):
-        g, metrics = gradients(bare(nodes=nodes, teacher=SELF, s_law=s_law, at_noise=0.2), exact, batch)
+        g, metrics = gradients(bare(nodes=nodes, hops=hops, teacher=SELF, s_law=s_law, at_noise=0.2), exact, batch)
         t = metrics["t"]
         s = times.draw_below(t, tree.sample_keys(KEY, "consistency/s", 0, batch["index"]), 0.0) if s_law == "uniform" else 0.0 * t
         errors.append(float(jnp.sqrt(jnp.mean(((t - s)[:, None] * g) ** 2))))
@@ -108,10 +111,43 @@ def test_the_right_side_is_the_averaged_weights_under_the_averaged_prompts(batch
         np.testing.assert_allclose(g, -3.0, atol=1e-5)
 
 
-def test_nodes_are_those_of_the_sampler(batch):
-    """u that tells when it was asked: t' lies on the sampler's own grid, next below t."""
+@pytest.mark.parametrize("hops", [1, 2, 4])
+def test_nodes_are_those_of_the_sampler(batch, hops):
+    """u that tells when it was asked: t' lies on the sampler's own grid, `hops` nodes below t, and every node on the way is asked."""
     law, nodes = TimeLaw(shift=3.0), 4
-    g, metrics = gradients(bare(law=law, nodes=nodes, teacher=SELF), lambda x, t, s, cond: 0.0 * x + t[:, None], batch)
-    grid, t = np.asarray(times.grid(nodes, law.shift)), np.asarray(metrics["t"])
-    below = np.array([grid[grid < now - 1e-4].max() for now in t])
-    np.testing.assert_allclose(g[:, 0], t - ((t - below) * t + below * below) / t, atol=1e-5)
+    objective = bare(law=law, nodes=nodes, hops=hops, teacher=SELF, at_noise=0.2)
+    g, metrics = gradients(objective, lambda x, t, s, cond: 0.0 * x + t[:, None], batch)
+    grid = np.asarray(times.grid(nodes, law.shift))
+    for got, t in zip(g[:, 0], np.asarray(metrics["t"]), strict=True):
+        asked = [t, *grid[grid < t - 1e-4]][: hops + 1]
+        walked = sum((high - low) * high for high, low in itertools.pairwise(asked))
+        np.testing.assert_allclose(got, t - (walked + asked[-1] ** 2) / t, atol=1e-5)
+
+
+def test_the_whole_walk_needs_no_other_jump(batch):
+    """As many hops as nodes: the end of the sampler's own walk, whatever the jumps answer."""
+
+    def asks(x, t, s, cond):  # -x + 3 at s = t; nonsense at s < t
+        return jnp.where((s < t)[:, None], 100.0, 3.0 - x)
+
+    g, metrics = gradients(bare(nodes=4, hops=4, teacher=SELF, at_noise=1.0), asks, batch)
+    x = noise = draw_point("consistency", LINEAR, TimeLaw(), batch, KEY, jnp.int32(0)).noise
+    for high, low in itertools.pairwise(np.asarray(times.grid(4, 1.0))):
+        x = x - (high - low) * (3.0 - x)
+    np.testing.assert_allclose(100.0 - g, noise - x, atol=1e-4)
+
+
+def test_l1_measures_where_a_jump_ends(batch):
+    """The gradient's sign is that of the miss and its size (t - s) / D; before `start` it is that of squares."""
+    options = dict(nodes=4, teacher=SELF, start=10, at_noise=0.2)
+
+    def asks(x, t, s, cond):
+        return 50.0 * x + (t - s)[:, None]
+
+    square, metrics = gradients(bare(**options), asks, batch, step=10)
+    absolute, _ = gradients(bare(**options, weighting="l1"), asks, batch, step=10)
+    t = metrics["t"][:, None]
+    large = jnp.abs(t * square) > 1.0
+    assert large.mean() > 0.5
+    np.testing.assert_allclose(absolute[large], (0.5 * t * jnp.sign(square))[large], rtol=2e-3)
+    np.testing.assert_array_equal(*(gradients(bare(**options, weighting=kind), asks, batch, step=9)[0] for kind in ("none", "l1")))

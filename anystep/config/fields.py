@@ -96,13 +96,16 @@ FIELDS = {
     "objective.consistency.start": whole("first step that jumps in; before, its rows are flow matching", 0),
     "objective.consistency.s_law": one_of("asked s: 0 (sCM) or anywhere in [0, t] (MeanFlow)", "zero", "uniform"),
     "objective.consistency.nodes": whole("0 = by jax.jvp, N = by a step on a grid of N nodes", 0, 1000),
+    "objective.consistency.hops": whole("nodes that one step goes over", 1, 1000),
     "objective.consistency.velocity": one_of("along what: noise - x0, or what the averaged weights answer at s = t", "data", "ema"),
     "objective.consistency.guidance": real("scale inside the jumps, 1 = none", 0.0, 100.0),
     "objective.consistency.interval": many("t_low, t_high of that guidance", real("", 0.0, 1.0), 2, 2),
     "objective.consistency.at_noise": real("share of its rows at t = 1", 0.0, 1.0),
     "objective.consistency.warmup": whole("steps over which the tangent comes in", 0),
     "objective.consistency.tangent_norm": one_of("what tames the tangent", "none", "clip", "l2", "rms"),
-    "objective.consistency.weighting": one_of("of a sample: plain, by 1 / its error, by 1 / the root of it", "none", "adaptive", "huber"),
+    "objective.consistency.weighting": one_of(
+        "of a sample: squares, by 1 / them, by 1 / the root of them, absolute values", "none", "adaptive", "huber", "l1"
+    ),
     "optim.name": one_of("optimizer", "adamw", "muon"),
     "optim.lr": real("learning rate after the warm-up", 0.0, 100.0),
     "optim.final_lr": real("of the cosine, as a fraction of lr", 0.0, 1.0),

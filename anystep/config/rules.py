@@ -101,6 +101,12 @@ def jumps_have_a_teacher(c):
             jumps.guidance,
             "1 for s_law = 'uniform': as s nears t, guided jumps would meet the plain velocity",
         )
+    if jumps.velocity == "data" and jumps.weighting == "l1":
+        refuse("objective.consistency.weighting", "l1", "none, adaptive or huber along the data, whose median is not their mean")
+    if jumps.hops > max(jumps.nodes, 1):
+        refuse("objective.consistency.hops", jumps.hops, f"<= config.objective.consistency.nodes = {jumps.nodes}, or 1 by the derivative")
+    if jumps.hops > 1 and jumps.velocity == "data":
+        refuse("objective.consistency.hops", jumps.hops, "1 along the data, a straight line that only its first point belongs to")
     if jumps.start >= c.train.steps:
         refuse("objective.consistency.start", jumps.start, f"< config.train.steps = {c.train.steps}: no jump would be trained")
     if jumps.velocity == "ema" and not (c.objective.flow_matching.share and c.objective.flow_matching.weight):

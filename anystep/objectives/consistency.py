@@ -4,10 +4,10 @@ consistency distillation (2303.01469; guided, LCM 2310.04378) are one identity w
     u = v - (t - s) du/dt,    du/dt total along dx/dt = v                                    MeanFlow Eq. 6
     loss = || u - sg[ u - g ] ||^2,    g = (u - v) + r (t - s) du/dt                         r: tangent warm-up of sCM
 
-and over a step from t to t' >= s, x_t' = x_t - (t - t') v, with du/dt the difference quotient of u(x_t, t, s) and the averaged weights'
-u(x_t', t', s):
+and over a walk from t to t' >= s, x_t' = x_t - (t - t') v with v now the mean velocity of the walk, du/dt is the difference quotient of
+u(x_t, t, s) and the averaged weights' u(x_t', t', s):
 
-    g = (t - t') / (t - s) [ (u - v) + r (t' - s) du/dt ],    so that at r = 1 the target u - g is the mean velocity of the step and
+    g = (t - t') / (t - s) [ (u - v) + r (t' - s) du/dt ],    so that at r = 1 the target u - g is the mean velocity of the walk and
                                                               the jump after it, ((t - t') v + (t' - s) u(x_t', t', s)) / (t - s)
 
 s = 0 always ("zero") is consistency; s ~ U(0, t) ("uniform") is MeanFlow. Seen from the trig path through Prop. 3.1, sCM's gradient is
@@ -16,8 +16,10 @@ the exact flow map. Over a step it has Euler's error along the model's own veloc
 in the step, from the spread of v about its mean. Normalising g (`tangent`) buys calm with a bias.
 
 v is noise - x0 ("data"), or what the averaged weights answer at s = t under guidance ("ema"): the model is then the teacher of its own
-jumps, and guidance is inside them. With live weights on the right side of a step small models collapsed. Before `start` every row asks
-s = t along the data, flow matching under the same weighting: a teacher must have learned first.
+jumps, and guidance is inside them. With live weights on the right side of a step small models collapsed. Along its own velocity one input
+has one target, so that every distance has the same optimum; "l1" is then the better one, because where a network cannot yet tell two
+pictures apart it draws one of them and not both faintly. Before `start` every row asks s = t along the data, flow matching under the same
+weighting ("l1": plain squares, since the data have many answers): a teacher must have learned first.
 """
 
 from typing import NamedTuple
@@ -33,7 +35,7 @@ from anystep.objectives.draws import draw_point
 from anystep.path import LINEAR, interpolate
 from anystep.times import LOGIT_NORMAL, TimeLaw
 from anystep.types import Objective
-from anystep.weighting import calm, weighted
+from anystep.weighting import calm, l1, weighted
 
 
 class Teacher(NamedTuple):
@@ -52,6 +54,7 @@ def consistency(
     law: TimeLaw = LOGIT_NORMAL,
     s_law="zero",
     nodes=0,
+    hops=1,
     teacher: Teacher = DATA,
     at_noise=0.0,
     warmup=0,
@@ -62,11 +65,12 @@ def consistency(
     """An Objective.
 
     nodes: 0 takes the derivative by `jax.jvp`, N a step to the next lower of the N nodes of a sampler's grid (warped as `law`): stable
-    where the derivative is not, exact only up to N Euler steps. at_noise: share of rows at t = 1, where one step starts and where no
-    continuous law puts a row. tangent: "none" | "clip" | "l2" | "rms" (see `weighting`). "clip" bounds the drift alone, which leaves the
-    flow-matching part untouched; "l2" and "rms" normalise the whole g as sCM and SANA-Sprint do. weighting: "none" | "adaptive"
-    | "huber". r grows over `warmup` steps after `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted
-    loss.
+    where the derivative is not, exact only up to N Euler steps. hops: over how many nodes a step walks, a guided evaluation each. With 1
+    the jumps learn from lower jumps, and what they know climbs node by node at the pace of the averages; with N from the whole walk.
+    at_noise: share of rows at t = 1, where one step starts and where no continuous law puts a row. tangent: "none" | "clip" | "l2" | "rms"
+    (see `weighting`). "clip" bounds the drift alone, which leaves the flow-matching part untouched; "l2" and "rms" normalise the whole g
+    as sCM and SANA-Sprint do. weighting: "none" | "adaptive" | "huber" | "l1" (of where the jump
+    ends). r grows over `warmup` steps after `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted loss.
     """
 
     def objective(models, roles, batch, key, step):
@@ -79,14 +83,16 @@ def consistency(
             s = times.draw_below(point.t, tree.sample_keys(key, "consistency/s", step, batch["index"]), 0.0)
         s = jnp.where(begun, s, point.t)
 
-        v = point.v
-        if teacher.velocity == "ema":
-            v = jax.lax.cond(begun, lambda: _answer(net, roles, batch, point, teacher), lambda: point.v)
+        def along(x, t):
+            return _answer(net, roles, batch, x, t, teacher) if teacher.velocity == "ema" else point.v
+
         if nodes:
-            u, _ = net.velocity(roles.params["net"], point.x_t, point.t, s, batch["cond"])
             grid = times.grid(nodes, law.shift)
-            drift, share = _over_step(net, roles, batch, point, s, v, jax.lax.stop_gradient(u), grid, begun)
+            v, after = jax.lax.cond(begun, lambda: _walk(along, point, s, grid, hops), lambda: (point.v, point.t))
+            u, _ = net.velocity(roles.params["net"], point.x_t, point.t, s, batch["cond"])
+            drift, share = _over_step(net, roles, batch, point, s, after, v, jax.lax.stop_gradient(u), begun)
         else:
+            v = jax.lax.cond(begun, lambda: along(point.x_t, point.t), lambda: point.v)
             u, drift = _derivative(net, roles, batch, point, s, v)
             share = 1.0
         r = jnp.clip((step - start + 1) / warmup, 0.0, 1.0) if warmup else 1.0
@@ -94,8 +100,13 @@ def consistency(
             g = (u - v) + r * calm(drift, "clip")
         else:
             g = calm((u - v) + r * drift, tangent)
-        error = mean_square(u - jax.lax.stop_gradient(u - share * g))
-        return weighted(error, weighting), {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}, {}
+        miss = u - jax.lax.stop_gradient(u - share * g)
+        error = mean_square(miss)
+        if weighting == "l1":
+            loss = jnp.where(begun, l1(expand(point.t - s, miss) * miss), error)
+        else:
+            loss = weighted(error, weighting)
+        return loss, {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}, {}
 
     return objective
 
@@ -108,7 +119,7 @@ def _draw(law, at_noise, begun, batch, key, step):
     return point._replace(t=t, x_t=interpolate(LINEAR, batch["x0"], point.noise, t))
 
 
-def _answer(net, roles, batch, point, teacher):
+def _answer(net, roles, batch, x, t, teacher):
     """The guided velocity of the averaged weights at s = t."""
 
     def under(cond):
@@ -117,14 +128,25 @@ def _answer(net, roles, batch, point, teacher):
     velocity = under(batch["ema_cond"])
     if teacher.guidance != 1.0:
         velocity = classifier_free(under(batch["ema_null"]), teacher.guidance, interval=teacher.interval)(velocity)
-    return jax.lax.stop_gradient(velocity(point.x_t, point.t, point.t)[0])
+    return jax.lax.stop_gradient(velocity(x, t, t)[0])
 
 
-def _over_step(net, roles, batch, point, s, v, u, grid, begun):
-    """((t' - s) du/dt, (t - t') / (t - s)), t' the next node of `grid` below t, or s if that is higher; (0, 1) at s = t."""
+def _walk(along, point, s, grid, hops):
+    """(mean velocity, t') of Euler steps from t over the next `hops` nodes of `grid` [N + 1] below it, not beyond s."""
+
+    def hop(walk, _):
+        way, t = walk
+        node = jnp.max(jnp.where(grid[None, :] < t[:, None] - TOUCHING, grid[None, :], 0.0), axis=1)
+        after = jnp.minimum(jnp.maximum(node, s), t)
+        return (way + expand(t - after, way) * along(point.x_t - way, t), after), None
+
+    (way, after), _ = jax.lax.scan(hop, (jnp.zeros_like(point.x_t), point.t), length=hops)
+    return way / expand(jnp.maximum(point.t - after, TOUCHING), way), after
+
+
+def _over_step(net, roles, batch, point, s, after, v, u, begun):
+    """((t' - s) du/dt, (t - t') / (t - s)) over the walk to t' = `after` along the mean velocity v; (0, 1) at s = t."""
     t, x = point.t, point.x_t
-    node = jnp.max(jnp.where(grid[None, :] < t[:, None] - TOUCHING, grid[None, :], 0.0), axis=1)
-    after = jnp.maximum(node, s)
     step = t - after
 
     def drift():

@@ -1,0 +1,40 @@
+"""Nested dicts of a config for the tests of configs and of the rules between their fields."""
+
+import pytest
+
+from anystep import config
+from anystep.errors import UserError
+
+PICTURES = {"kind": "pictures", "batch": 4, "size": 16, "path": "", "style_captions": False, "dev_share": 0.1, "background": "white"}
+
+
+def tree(kind="mixture2d"):
+    """A sound nested dict with the fields of one kind of data."""
+    base = config.read("shapes" if kind == "shapes" else "smoke")
+    if kind == "pictures":
+        base["data"] = dict(PICTURES)
+        base["model"]["net"] = "sana"
+    return base
+
+
+def put(nested, path, value):
+    *sections, name = path.split(".")
+    for section in sections:
+        nested = nested[section]
+    nested[name] = value
+
+
+def refusal(call, *args):
+    with pytest.raises(UserError) as caught:
+        call(*args)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 400
+    return text
+
+
+def with_values(kind="mixture2d", **values):
+    nested = tree(kind)
+    nested["objective"]["consistency"]["share"] = 0
+    for path, value in values.items():
+        put(nested, path.replace("__", "."), value)
+    return nested

@@ -1,0 +1,115 @@
+"""Rules between fields: each is refused by the field that it names, and the same config with one change passes."""
+
+import pytest
+from nested import refusal, with_values
+
+from anystep import config
+
+ALONE = dict(objective__self_evaluation__share=0, objective__consistency__share=0)
+JUMPS = dict(
+    objective__self_evaluation__share=0,
+    objective__consistency__share=1,
+    objective__consistency__velocity="ema",
+    objective__consistency__guidance=2.0,
+)
+ALONG_DATA = dict(objective__self_evaluation__share=0, objective__consistency__share=1, objective__consistency__velocity="data")
+
+
+def hops(hops, nodes):
+    return dict(objective__consistency__nodes=nodes, objective__consistency__hops=hops)
+
+
+RULES = [  # what makes a sound config unsound -> the field that is named; then what makes it sound again
+    (ALONE | dict(objective__flow_matching__share=0), "objective.flow_matching.share", dict(objective__flow_matching__share=1)),
+    (dict(data__batch=64, objective__flow_matching__share=4), "data.batch", dict(data__batch=65)),
+    (dict(data__batch=66, mesh__data=2, mesh__fsdp=2), "data.batch", dict(data__batch=72)),
+    (dict(data__batch=6, mesh__data=2, objective__flow_matching__share=5), "data.batch", dict(data__batch=12)),  # 6 and 2, not 12
+    (dict(train__steps=2**25, data__batch=66), "train.steps", dict(data__batch=63)),
+    (dict(train__steps=2**31 - 1, data__batch=3), "train.steps", dict(train__steps=715827882)),
+    (dict(model__net="sana"), "model.net", dict(model__net="mlp")),
+    (dict(mesh__data=0), "mesh.data", dict(mesh__data=1)),
+    (dict(model__text__width=33), "model.text.width", dict(model__text__heads=3)),
+    (dict(optim__warmup=201, train__steps=200), "optim.warmup", dict(optim__warmup=200)),
+    (dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__self_evaluation__share=0)),
+    (dict(eval__steps=(1, 4, 2)), "eval.steps", dict(eval__steps=(1, 2, 4))),
+    (dict(eval__steps=(1, 1)), "eval.steps", dict(eval__steps=(1,))),
+    (dict(eval__interval=(0.5, 0.5)), "eval.interval", dict(eval__interval=(0.5, 0.6))),
+    (dict(path__name="trig"), "path.name", dict(objective__self_evaluation__share=0)),
+    *(
+        (
+            ALONE | dict(path__name="trig", objective__consistency__share=2, objective__consistency__s_law=law),
+            "path.name",
+            dict(objective__consistency__share=0),
+        )
+        for law in ("zero", "uniform")
+    ),
+    (
+        dict(objective__consistency__share=1, objective__consistency__s_law="uniform"),
+        "objective.consistency.s_law",
+        dict(objective__consistency__s_law="zero"),
+    ),
+    (
+        dict(objective__consistency__share=1, objective__self_evaluation__s_min=0.0),
+        "objective.self_evaluation.s_min",
+        dict(objective__consistency__share=0),
+    ),
+    (JUMPS | dict(objective__consistency__velocity="data"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (JUMPS | dict(objective__consistency__s_law="uniform"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (JUMPS | dict(objective__flow_matching__share=0), "objective.consistency.velocity", dict(objective__flow_matching__share=1)),
+    (JUMPS | dict(objective__consistency__interval=(0.5, 0.5)), "objective.consistency.interval", dict(objective__consistency__share=0)),
+    (JUMPS | dict(objective__flow_matching__weight=0.0), "objective.consistency.velocity", dict(objective__flow_matching__weight=1.0)),
+    (JUMPS | dict(train__steps=50, objective__consistency__start=50), "objective.consistency.start", dict(train__steps=51)),
+    (
+        JUMPS | dict(objective__consistency__nodes=4, objective__consistency__hops=5),
+        "objective.consistency.hops",
+        dict(objective__consistency__nodes=5),
+    ),
+    (
+        JUMPS | dict(objective__consistency__nodes=0, objective__consistency__hops=2),
+        "objective.consistency.hops",
+        dict(objective__consistency__nodes=2),
+    ),
+    (ALONG_DATA | hops(2, nodes=4), "objective.consistency.hops", hops(1, nodes=4)),
+    (JUMPS | dict(eval__ask="half"), "eval.ask", dict(eval__ask="zero")),
+    (JUMPS | dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__consistency__guidance=1.0)),
+]
+
+
+@pytest.mark.parametrize(("bad", "path", "mend"), RULES)
+def test_rules_between_fields(bad, path, mend):
+    first = {"data__batch": 60} | bad
+    assert refusal(config.from_dict, with_values(**first)).startswith(f"config.{path} = ")
+    config.from_dict(with_values(**(first | mend)))
+
+
+PICTURE_RULES = [
+    (dict(model__net="mlp"), "model.net", dict(model__net="sana")),
+    (dict(data__size=18, model__patch=4), "data.size", dict(data__size=20)),
+    (dict(model__width=64, model__heads=5, model__cross_heads=2), "model.width", dict(model__width=60)),
+    (dict(model__width=64, model__cross_heads=5), "model.width", dict(model__cross_heads=4)),
+    (dict(model__width=62, model__heads=2, model__cross_heads=2, model__positions="sincos"), "model.width", dict(model__positions="none")),
+]
+
+
+@pytest.mark.parametrize("kind", ["shapes", "pictures"])
+@pytest.mark.parametrize(("bad", "path", "mend"), PICTURE_RULES)
+def test_rules_of_the_picture_network(kind, bad, path, mend):
+    first = {"data__batch": 60} | bad
+    assert refusal(config.from_dict, with_values(kind, **first)).startswith(f"config.{path} = ")
+    config.from_dict(with_values(kind, **(first | mend)))
+
+
+def test_points_are_not_held_to_the_fields_of_the_picture_network():
+    config.from_dict(with_values(data__batch=60, data__size=3, model__patch=2, model__width=63, model__heads=4, model__positions="sincos"))
+
+
+@pytest.mark.parametrize(
+    ("bad", "path"),
+    [
+        (dict(data__size=8), "data.size"),
+        (dict(data__colors=("red", "red")), "data.colors"),
+        (dict(data__wrong_relation=0.7, data__missing_relation=0.4), "data.wrong_relation"),
+    ],
+)
+def test_rules_of_the_shapes_world(bad, path):
+    assert refusal(config.from_dict, with_values("shapes", **bad)).startswith(f"config.{path} = ")
