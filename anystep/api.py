@@ -85,9 +85,10 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
-    scale. steer: Sampler -> Sampler. sampler: "euler" | "heun" | "restart"; ask: "next" | "now" | "zero" | "half"; None takes the
-    config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps
-    or on the other prompts. Raises UserError for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
+    scale. steer: Sampler -> Sampler. sampler: "euler" | "heun" | "restart" | "ddim" | "ddim_ratio"; ask: "next" | "now" | "zero" |
+    "half"; None takes the config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i)
+    alone, not on steps or on the other prompts. Raises UserError for a bad prompt or number of steps, and for a scale that could not act
+    (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, sampler, ask, times))
 
@@ -118,6 +119,7 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
             flow_times,
             scale,
             tuple(float(t) for t in e.interval),
+            float(e.eta),
             sampler=sampler,
             ask=ask,
             energy_preserving=e.energy_preserving,
@@ -156,7 +158,9 @@ def number(name, value):
         raise UserError(f"{name}: {value!r}, allowed a number, a function or None") from None
 
 
-def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampler, ask, energy_preserving, jumps, guide, steer, guided):
+def _draw(
+    models, params, tokens, null, keys, flow_times, scale, interval, eta, sampler, ask, energy_preserving, jumps, guide, steer, guided
+):
     net, text = models["net"], models["text"]
     cond = text.encode(params["text"], tokens)
 
@@ -170,7 +174,7 @@ def _draw(models, params, tokens, null, keys, flow_times, scale, interval, sampl
         none = jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)(velocity)
-    walker = make(sampler, velocity, net, ask)
+    walker = make(sampler, velocity, net, ask, eta)
     if steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)

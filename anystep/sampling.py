@@ -3,6 +3,7 @@
     euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
     heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
     restart   x <- alpha x0 + sigma fresh noise, x0 = data end of u           the marginals Self-E trains; s = 0: multistep of sCM
+    ddim      x <- alpha x0 + b noise_hat + sqrt(sigma^2 - b^2) fresh noise   between Euler's step (eta = 0) and less of the old noise
 
 What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2
 (Self-E, S.3.1: one step wants about half).
@@ -79,14 +80,44 @@ def restart(velocity, path, ask) -> Sampler:
     return Sampler(starter(path), step)
 
 
-def make(name, velocity, model: Model, ask="next") -> Sampler:
-    """The sampler of a config word for a (guided) velocity of `model`. A flow map that restarts is always asked s = 0: only there does its
-    answer end at the data."""
+def ddim(velocity, path, ask, eta=1.0, form="posterior") -> Sampler:
+    """Keeps b of the predicted noise and draws the rest afresh; eta in [0, 1], a number or traced.
+
+    form: "posterior", b^2 = sigma_n^2 - eta^2 (sigma_n^2 - c^2) with c = alpha_t sigma_n^2 / (alpha_n sigma_t), at eta = 1 ancestral
+    sampling (DDIM, 2010.02502, Eq. 16; from pure noise a full restart); "ratio", b = sigma_n (1 - eta (1 - sigma_n / sigma_t)), minFM's.
+    Self-E reports "DDIM-style, eta = 1" and does not say which.
+    """
+
+    def step(state, t_pair, first=None):
+        t, t_next = broadcast(state.x, t_pair)
+        u, aux = velocity(state.x, t, ask(t, t_next)) if first is None else first
+        x0, noise = data_and_noise(path, state.x, u, t)
+        before, after = (path.sigma(time) for time in t_pair)
+        if form == "ratio":
+            away = eta * (1.0 - after / before)
+            kept, drawn = after * (1.0 - away), after**2 * away * (2.0 - away)
+        else:
+            markov = after * after * path.alpha(t_pair[0]) / (path.alpha(t_pair[1]) * before)
+            drawn = eta**2 * (after**2 - markov**2)
+            kept = jnp.sqrt(after**2 - drawn)
+        keys = jax.vmap(lambda k: jax.random.split(k))(state.key)
+        fresh = jnp.sqrt(drawn) * tree.normal(keys[:, 1], state.x.shape[1:])
+        return state._replace(x=path.alpha(t_pair[1]) * x0 + kept * noise + fresh, key=keys[:, 0]), aux
+
+    return Sampler(starter(path), step)
+
+
+def make(name, velocity, model: Model, ask="next", eta=1.0) -> Sampler:
+    """The sampler of a config word for a (guided) velocity of `model`. A flow map from which noise is drawn afresh is always asked s = 0:
+    only there does its answer end at the data."""
     if name == "heun":
         return heun(velocity, model.path)
+    if name == "euler":
+        return euler(velocity, model.path, asker(model, ask))
+    asked = asker(model, "zero" if model.ends == "map" else ask)
     if name == "restart":
-        return restart(velocity, model.path, asker(model, "zero" if model.ends == "map" else ask))
-    return euler(velocity, model.path, asker(model, ask))
+        return restart(velocity, model.path, asked)
+    return ddim(velocity, model.path, asked, eta, {"ddim": "posterior", "ddim_ratio": "ratio"}[name])
 
 
 def sample(sampler: Sampler, key, noise, times):

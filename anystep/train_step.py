@@ -9,7 +9,7 @@ from anystep import flops, tree
 from anystep.objectives import mix as mixing
 from anystep.objectives.consistency import Teacher, consistency
 from anystep.objectives.flow_matching import flow_matching
-from anystep.objectives.self_evaluation import self_evaluation
+from anystep.objectives.self_evaluation import Auxiliary, self_evaluation
 from anystep.state import EMA, init_state
 from anystep.times import TimeLaw
 from anystep.types import Roles, TrainState
@@ -21,10 +21,16 @@ def make_terms(objective):
     f, e, c = objective.flow_matching, objective.self_evaluation, objective.consistency
     terms = [
         mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
-        mixing.Term("self_evaluation", self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start), e.share, e.weight, e.start),
+        mixing.Term("self_evaluation", make_self_evaluation(law, e), e.share, e.weight, e.start),
         mixing.Term("consistency", make_consistency(law, c), c.share, c.weight),
     ]
     return [term for term in terms if term.share]
+
+
+def make_self_evaluation(law, e):
+    """The objective of the section `objective.self_evaluation`."""
+    auxiliary = Auxiliary(e.auxiliary_k, e.auxiliary_start, e.auxiliary_weight)
+    return self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start, auxiliary)
 
 
 def make_consistency(law, c):
@@ -46,10 +52,11 @@ def make_consistency(law, c):
 def make_loss(config, models):
     """(params, roles, batch, step) -> (loss, (metrics, buffers)): the function that is differentiated, and that `bench` counts."""
     terms, key = make_terms(config.objective), jax.random.key(config.seed)
+    fake = bool(config.objective.self_evaluation.share and config.objective.self_evaluation.auxiliary_k < 1.0)
 
     def loss(params, roles, batch, step):
         roles = roles._replace(params=params)
-        prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout)
+        prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout, fake)
         total, metrics, buffers = mixing.mix(terms, models, roles, prepared, key, step)
         return total, (metrics, buffers)
 

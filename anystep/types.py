@@ -22,7 +22,7 @@ Batch = dict[str, Any]
 As the data gives it, `cond` is {"tokens": ...} (or {} for a network without prompts) and x0 is at the door. As an objective sees it, x0
 has unit standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable),
 `null` (the null prompt, live weights, no gradient), `ema_cond` and `ema_null` (EMA weights), and `dropped` [B] bool says which rows had
-their prompt replaced by the null one.
+their prompt replaced by the null one. Self-E's late stage also wants `fake`: the prompts behind two words, live and differentiable.
 """
 
 
@@ -68,6 +68,7 @@ class Text(NamedTuple):
     init: Callable[[Key], Params]
     tokenize: Callable[[list[str]], Any]  # -> int32 numpy array, first axis the prompts; "" is the null prompt
     encode: Callable[[Params, Array], dict[str, Array]]  # -> {"features": [B, L, D], "mask": [B, L] bool}
+    prepend: Callable[[str, Array], Array]  # (words, tokens) -> tokens of the words and then the prompt, as `tokenize` would give them
 
 
 Velocity = Callable[[Array, Array, Array], tuple[Array, Aux]]  # (x, t, s) -> (u, aux); params and cond closed over

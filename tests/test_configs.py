@@ -69,7 +69,7 @@ def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     }
 
     def draw(params, tokens, null, keys):
-        return model.draw(params, tokens, null, keys, np.linspace(1, 0, 3, dtype=np.float32), 2.0, (0.0, 1.0), **words)
+        return model.draw(params, tokens, null, keys, np.linspace(1, 0, 3, dtype=np.float32), 2.0, (0.0, 1.0), 1.0, **words)
 
     export.export(jax.jit(draw), platforms=[platform])(state.params, tokens, null, keys)
 

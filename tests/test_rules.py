@@ -19,6 +19,7 @@ def hops(hops, nodes):
     return dict(objective__consistency__nodes=nodes, objective__consistency__hops=hops)
 
 
+FAKE = dict(objective__self_evaluation__auxiliary_k=0.9, objective__self_evaluation__auxiliary_start=50)
 RULES = [  # what makes a sound config unsound -> the field that is named; then what makes it sound again
     (ALONE | dict(objective__flow_matching__share=0), "objective.flow_matching.share", dict(objective__flow_matching__share=1)),
     (dict(data__batch=64, objective__flow_matching__share=4), "data.batch", dict(data__batch=65)),
@@ -70,6 +71,8 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
         dict(objective__consistency__nodes=2),
     ),
     (ALONG_DATA | hops(2, nodes=4), "objective.consistency.hops", hops(1, nodes=4)),
+    (FAKE | dict(train__steps=50), "objective.self_evaluation.auxiliary_start", dict(train__steps=51)),
+    (FAKE | dict(train__steps=50), "objective.self_evaluation.auxiliary_start", dict(objective__self_evaluation__auxiliary_k=1.0)),
     (JUMPS | dict(eval__ask="half"), "eval.ask", dict(eval__ask="zero")),
     (JUMPS | dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__consistency__guidance=1.0)),
 ]

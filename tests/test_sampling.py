@@ -7,6 +7,7 @@ import pytest
 import toys
 
 from anystep import sampling, times
+from anystep.flags import SAMPLERS
 from anystep.path import as_trig, from_flow_time
 
 FIELD = toys.analytic(lambda params, x, t, s, cond: toys.exact_velocity(x, t), ends="none")
@@ -20,8 +21,8 @@ def closed(model):
     return lambda x, t, s: model.velocity({}, x, t, s, {})
 
 
-def walk(name, model, grid, noise=NOISE, keys=KEYS, ask="next"):
-    sampler = sampling.make(name, closed(model), model, ask)
+def walk(name, model, grid, noise=NOISE, keys=KEYS, ask="next", eta=1.0):
+    sampler = sampling.make(name, closed(model), model, ask, eta)
     return jax.jit(lambda noise, keys, grid: sampling.sample(sampler, keys, noise, grid)[0])(noise, keys, grid)
 
 
@@ -58,6 +59,39 @@ def test_jumps_of_the_exact_map_compose(end, path):
 def test_any_grid_and_any_end():
     through = walk("euler", MAP, jnp.array([1.0, 0.55, 0.4]))
     np.testing.assert_allclose(through, NOISE - 0.6 * toys.exact_map(NOISE, jnp.ones(64), jnp.full(64, 0.4)), atol=2e-4)
+
+
+def moments(of, n=40000):
+    """(variance of x_next, its covariance with x_t) after one step from 0.8 to 0.5 by a network that knows the data, all zero."""
+    model = toys.analytic(lambda params, x, t, s, cond: x / t[:, None], ends="none")  # x0 = 0, so that x_t = t noise
+    x = 0.8 * jax.random.normal(jax.random.key(8), (n, 2))
+    sampler = of(closed(model), model.path, sampling.asker(model))
+    state = sampler.init(jax.random.split(jax.random.key(9), n), x, jnp.float32(1.0))._replace(x=x)
+    after = sampler.step(state, (jnp.float32(0.8), jnp.float32(0.5)))[0].x
+    return float(jnp.mean(after**2)), float(jnp.mean(after * x))
+
+
+@pytest.mark.parametrize("form, kept", [("posterior", 0.2 / 0.5 * 0.25 / 0.8), ("ratio", 0.25 / 0.8)])
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_ddim_keeps_the_marginal_whatever_it_draws_afresh(form, kept, eta):
+    """Variance t_n^2 for every eta; at eta = 1 the covariance of the Markov chain x_t | x_n (posterior) or t_n^2 (ratio)."""
+    variance, covariance = moments(lambda *known: sampling.ddim(*known, eta=eta, form=form))
+    assert variance == pytest.approx(0.25, rel=0.02)
+    between = {"posterior": (0.25 - eta**2 * (0.25 - kept**2)) ** 0.5, "ratio": 0.5 - eta * (0.5 - kept)}[form]
+    assert covariance == pytest.approx(0.8 * between, abs=0.006)
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddim_ratio"])
+@pytest.mark.parametrize("path", MODELS)
+def test_ddim_without_fresh_noise_is_euler_on_the_linear_path(name, path):
+    """And on the trig path the same picture: both jump along the circle."""
+    grid = from_flow_time(MODELS[path].path, times.grid(4))
+    np.testing.assert_allclose(walk(name, MODELS[path], grid, eta=0.0), walk("euler", MODELS[path], grid), atol=1e-5)
+
+
+def test_ancestral_sampling_starts_with_a_restart():
+    grid = jnp.array([1.0, 0.6])
+    np.testing.assert_allclose(walk("ddim", FIELD, grid), walk("restart", FIELD, grid), atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [2, 3])
@@ -98,7 +132,7 @@ def test_what_is_asked():
     assert (sampling.asker(hybrid, "zero")(t, after) == 0).all() and (sampling.asker(hybrid, "now")(t, after) == t).all()
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "restart"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_known_velocity_gives_the_same_bits(name):
     sampler = sampling.make(name, closed(FIELD), FIELD)
     pair = (jnp.float32(0.9), jnp.float32(0.5))
@@ -109,7 +143,7 @@ def test_a_known_velocity_gives_the_same_bits(name):
     assert (sampler.step(state, pair)[0].x != sampler.step(state, pair, wrong)[0].x).any()
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "restart"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_any_number_of_steps(name):
     for steps in range(1, 6):
         x = walk(name, FIELD, times.grid(steps))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toys
 
-from anystep.objectives.self_evaluation import mixing_ratio, self_evaluation
+from anystep.objectives.self_evaluation import Auxiliary, mixing_ratio, self_evaluation
 from anystep.types import Roles
 
 ROWS, KEY = 8, jax.random.key(4)
@@ -53,7 +53,7 @@ def judged(objective, batch, step=1, ema=0.0, function=None):
 
 def make_batch():
     x0, which = toys.draw(jax.random.key(7), ROWS)
-    return toys.plain_batch(x0, {"which": which}, {"which": -jnp.ones_like(which)})
+    return toys.plain_batch(x0, {"which": which}, {"which": -jnp.ones_like(which)}) | {"fake": {"which": (which + 1) % 3}}
 
 
 def data_norm(x):
@@ -134,3 +134,56 @@ def test_correction_is_the_classifier_score():
         return jnp.sum(jnp.take_along_axis(log, batch["cond"]["which"][:, None], axis=1))
 
     np.testing.assert_allclose(-delta * (1 - s) / s**2, jax.grad(log_posterior)(x_s), atol=5e-3)
+
+
+def test_the_fake_term_is_the_papers():
+    """s.6 and s.8 with a wrong component as what the model thinks of its own pictures."""
+    batch = make_batch()
+    plain, weighed = (self_evaluation(renorm=False, auxiliary=Auxiliary(k=0.7, start=3, weight=weight)) for weight in (0.0, 0.25))
+    (asked, null, _), u, target, main = judged(plain, batch, ema=0.05, step=3)
+    t, s, x_s = asked["t"][:, None], asked["s"][:, None], null["x"]
+    x0_hat = asked["x"] - t * u
+
+    def denoised(which):
+        return x_s - s * class_velocity(x_s, s[:, 0], which)
+
+    against = 0.7 * denoised(-jnp.ones(ROWS, int)) + 0.3 * denoised(batch["fake"]["which"])
+    x_self = x0_hat - (against - (denoised(batch["cond"]["which"]) - s * 0.05))
+    rho = (t - s) / (1 - 2 * s + t * s)
+    np.testing.assert_allclose(target, (1 - rho) * batch["x0"] + rho * x_self, atol=2e-4)
+    fake = jnp.mean((denoised(batch["fake"]["which"]) - x0_hat) ** 2, axis=1) / s[:, 0] ** 2
+    np.testing.assert_allclose(main, jnp.mean((x0_hat - target) ** 2, axis=1) / t[:, 0] ** 2, rtol=2e-3)
+    np.testing.assert_allclose(judged(weighed, batch, ema=0.05, step=3)[3] - main, 0.25 * fake, rtol=2e-3)
+
+
+def test_before_its_start_there_is_no_fake_term():
+    batch = make_batch()
+    late = self_evaluation(auxiliary=Auxiliary(k=0.7, start=3))
+    for got, plain in zip(judged(late, batch, step=2)[2:], judged(self_evaluation(), batch, step=2)[2:], strict=True):
+        np.testing.assert_array_equal(got, plain)
+
+
+@pytest.mark.parametrize(("scale", "right"), [(1.0, True), (1.1, False)])
+def test_the_fake_is_learned_where_it_is_the_mean_of_what_the_model_draws(scale, right):
+    """A model that answers x0_hat ~ N(0, w^2) from every t, whose posterior mean under fresh noise is linear: no expected gradient."""
+    rows, w = 20000, 0.6
+    x0 = jax.random.normal(jax.random.key(5), (rows, 2))
+    batch = toys.plain_batch(x0, {"fake": jnp.zeros(rows)}) | {"fake": {"fake": jnp.ones(rows)}}
+
+    def velocity(params, x, t, s, cond):
+        t = t[:, None]
+        draws = x * (1.0 - w / jnp.sqrt((1 - t) ** 2 + t**2)) / t
+        thinks = (t - (1 - t) * w**2) / ((1 - t) ** 2 * w**2 + t**2) * x
+        return jnp.where(cond["fake"][:, None] > 0, params["scale"][:, None] * thinks, draws)
+
+    model = toys.analytic(velocity, ends="renoise")
+
+    objective = self_evaluation(s_min=0.3, auxiliary=Auxiliary(k=0.9))
+
+    @jax.jit
+    def losses(scale):
+        weights = {"net": {"scale": scale}}
+        return jnp.sum(objective({"net": model}, Roles(weights, weights, {}, {}), batch, KEY, jnp.int32(1))[0])
+
+    per_row = np.asarray(jax.grad(losses)(jnp.full(rows, scale)))
+    assert (abs(per_row.mean()) < 4 * per_row.std() / np.sqrt(rows)) == right

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -72,3 +73,10 @@ def test_bad_prompts(prompt, word):
     with pytest.raises(UserError, match=word) as error:
         tokenize(["fine", prompt], 64, 4)
     assert "\n" not in str(error.value) and "prompt" in str(error.value)
+
+
+@pytest.mark.parametrize("prompt", ["", "a ring", "one two three four five six seven"])
+def test_words_are_said_before_a_prompt(prompt):
+    encoder = text.build(vocabulary=64, length=6, width=16, depth=1, heads=2)
+    said = jax.jit(lambda tokens: encoder.prepend("fake image", tokens))(encoder.tokenize([prompt]))
+    np.testing.assert_array_equal(said, encoder.tokenize([f"fake image {prompt}"]))

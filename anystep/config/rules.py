@@ -115,6 +115,16 @@ def jumps_have_a_teacher(c):
         refuse("objective.consistency.interval", jumps.interval, "t_low < t_high")
 
 
+def the_fake_term_begins(c):
+    e = c.objective.self_evaluation
+    if e.share and e.auxiliary_k < 1 and e.auxiliary_start >= c.train.steps:
+        refuse(
+            "objective.self_evaluation.auxiliary_start",
+            e.auxiliary_start,
+            f"< config.train.steps = {c.train.steps}: no fake would be judged",
+        )
+
+
 def path_has_objective(c):
     if c.path.name == "trig" and (c.objective.self_evaluation.share or c.objective.consistency.share):
         refuse("path.name", "trig", "'linear' for self_evaluation and consistency, which are derived on it")
@@ -161,6 +171,7 @@ RULES = (
     one_meaning_of_s,
     null_prompt_is_trained,
     jumps_have_a_teacher,
+    the_fake_term_begins,
     path_has_objective,
     something_to_ask,
     report_is_ordered,

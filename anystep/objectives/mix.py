@@ -23,9 +23,12 @@ class Term(NamedTuple):
     start: int = 0  # step from which it counts; its rows are idle before
 
 
-def prepare(models, roles, batch, key, step, dropout):
-    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded (see `types.Batch`). Differentiable through
-    the text role."""
+FAKE = "fake image"  # said before the prompt of a picture that the model made itself (Self-E, S.1.2)
+
+
+def prepare(models, roles, batch, key, step, dropout, fake=False):
+    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded (see `types.Batch`), `fake` ones too if wanted.
+    Differentiable through the text role."""
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
     null = jnp.asarray(text.tokenize([""]))
@@ -36,7 +39,8 @@ def prepare(models, roles, batch, key, step, dropout):
         encoded = jax.lax.stop_gradient(text.encode(weights, null))
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), encoded)
 
-    return {
+    more = {"fake": text.encode(roles.params["text"], text.prepend(FAKE, tokens))} if fake else {}
+    return more | {
         "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
         "index": index,
         "dropped": drop,

@@ -1,5 +1,4 @@
-"""Self-evaluation of Self-E (2512.22374), classifier-score term: a prediction made on the way to s < t is judged by the model itself at
-level s.
+"""Self-evaluation of Self-E (2512.22374): a prediction made on the way to s < t is judged by the model itself at level s.
 
     x0_hat = x_t - t V(x_t, t, s, c)                                                        Eq. 6
     x_s    = (1 - s) x0_hat + s noise'          noise' fresh (the paper only says "add noise")
@@ -10,16 +9,34 @@ level s.
     loss   = || V - sg[ (noise - x0) + (x0 - x_ren) / t ] ||^2                               Eq. 20 with w = 1/t^2, written for V
 
 rho never overflows where lambda does (t -> 1), and (x0 - x_ren)/t stays bounded as t -> 0. No gradient enters the evaluator or x_s.
+
+The auxiliary term of a late stage (S.1.2) adds what the model thinks of its own pictures, learned under the prompt "fake image ...":
+
+    x_self = sg[ x0_hat - ( k G(x_s, s, s, null) + (1 - k) G(x_s, s, s, fake) - G(x_s, s, s, c) ) ]      s.6; fake: live, it must follow
+    loss  += weight || V(x_s, s, s, fake) - (noise' - x0_hat) ||^2                           s.8 over s^2; the paper gives neither weight
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from anystep import times, tree
-from anystep.arrays import expand, mean_square, norm
+from anystep.arrays import expand, mean_square, norm, rms
 from anystep.objectives.draws import draw_point
 from anystep.path import LINEAR
 from anystep.times import LOGIT_NORMAL, TimeLaw
+
+
+class Auxiliary(NamedTuple):
+    """The fake term: k = 1 is none; `start` the step from which it acts (from the first on it is harmful: Table 2); weight of its loss."""
+
+    k: float = 1.0
+    start: int = 0
+    weight: float = 1.0
+
+
+NONE = Auxiliary()
 
 
 def mixing_ratio(t, s):
@@ -27,12 +44,15 @@ def mixing_ratio(t, s):
     return (t - s) / (1.0 - 2.0 * s + t * s)
 
 
-def self_evaluation(law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=True, dropped="diagonal", start=0):
+def self_evaluation(
+    law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=True, dropped="diagonal", start=0, auxiliary: Auxiliary = NONE
+):
     """An Objective on s in [max(1 - tau, s_min) t, t], tau growing from 0 to 1 over `anneal` steps after `start`.
 
     dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says
-    nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. Metrics: t, the norm of
-    x0_hat over that of x0, the size of the evaluator's correction.
+    nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. The fake term wants
+    batch["fake"], the prompts behind the words "fake image", and costs one more forward and backward. Metrics: t, error = the loss without
+    the fake's own, the norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's loss.
     """
 
     def objective(models, roles, batch, key, step):
@@ -53,14 +73,30 @@ def self_evaluation(law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=Tru
         def denoise(params, cond):
             return x_s - s_ * net.velocity(jax.lax.stop_gradient(params), x_s, s, s, jax.lax.stop_gradient(cond))[0]
 
-        correction = denoise(roles.params["net"], batch["null"]) - denoise(roles.ema["net"], batch["ema_cond"])
+        against, fake_loss = denoise(roles.params["net"], batch["null"]), jnp.zeros_like(point.t)
+        if auxiliary.k < 1.0:
+
+            def judge_the_fake():
+                v_fake, _ = net.velocity(roles.params["net"], x_s, s, s, batch["fake"])
+                g_fake = x_s - s_ * jax.lax.stop_gradient(v_fake)
+                return auxiliary.k * against + (1.0 - auxiliary.k) * g_fake, mean_square(v_fake - (noise - x0_hat))
+
+            against, fake_loss = jax.lax.cond(step >= auxiliary.start, judge_the_fake, lambda: (against, fake_loss))
+            fake_loss = jnp.where(s < point.t, fake_loss, 0.0)
+        correction = against - denoise(roles.ema["net"], batch["ema_cond"])
         x_self = x0_hat - correction
         rho = expand(mixing_ratio(point.t, s), x0)
         target = (1.0 - rho) * x0 + rho * x_self
         if renorm:
             target = target * (norm(x0) / jnp.maximum(norm(target), 1e-12))
         v = point.v + jnp.where(t_ == s_, 0.0, (x0 - target) / t_)
-        metrics = {"t": point.t, "norm_ratio": (norm(x0_hat) / norm(x0)).reshape(-1), "correction": jnp.sqrt(mean_square(correction))}
-        return mean_square(u - jax.lax.stop_gradient(v)), metrics, {}
+        error = mean_square(u - jax.lax.stop_gradient(v))
+        metrics = {
+            "t": point.t,
+            "error": error,
+            "norm_ratio": (norm(x0_hat) / norm(x0)).reshape(-1),
+            "correction": rms(correction).reshape(-1),
+        }
+        return error + auxiliary.weight * fake_loss, metrics | {"fake": fake_loss}, {}
 
     return objective

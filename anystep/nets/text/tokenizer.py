@@ -8,6 +8,7 @@ import functools
 import hashlib
 import re
 
+import jax.numpy as jnp
 import numpy as np
 
 from anystep.errors import UserError
@@ -31,6 +32,15 @@ def tokenize(prompts, vocabulary, length):
         for column, word in enumerate(words, start=1):
             out[row, column] = hashes(word, vocabulary)
     return out
+
+
+def prepend(words, tokens, vocabulary):
+    """`tokenize` of "<words> <prompt>" from the tokens [N, length, 2] of the prompt, which may be traced."""
+    length = tokens.shape[1]
+    said = tokenize([words], vocabulary, length)
+    count = int(np.count_nonzero(said[0, :, 0])) - 1
+    said = jnp.broadcast_to(said[:, 1 : 1 + count], (tokens.shape[0], count, 2))
+    return jnp.concatenate([tokens[:, :1], said, tokens[:, 1 : length - count]], axis=1)
 
 
 @functools.lru_cache(maxsize=65536)
