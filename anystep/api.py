@@ -17,13 +17,13 @@ from anystep.config import from_dict
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
-from anystep.nets.build import build_models
+from anystep.nets.build import build_models, image_tokens
 from anystep.path import from_flow_time
 from anystep.sampling import make
 from anystep.sampling import sample as run
 from anystep.state import EMA
 from anystep.subjects import to_uint8
-from anystep.times import grid
+from anystep.times import grid, time_law
 from anystep.types import Model, Text
 
 BATCH = 64  # prompts drawn at once: one compilation a step count, whatever the number of prompts
@@ -47,14 +47,16 @@ def pipeline(config) -> Pipeline:
     return Pipeline(models["net"], models["text"], config, draw)
 
 
-def load(name) -> tuple[Pipeline, dict]:
+def load(name, step=None) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors) or of a work directory (the averaged weights of its newest
-    checkpoint).
+    checkpoint, or of the one at `step`).
 
     Raises UserError if there is neither, or if the weights do not fit the config.
     """
     folder = folder_of(name)
     if (folder / weights.WEIGHTS).exists():
+        if step is not None:
+            raise UserError(f"model {str(name)!r}: a model folder has no step {step}; give the work directory")
         saved, params = weights.load_folder(folder)
         model = pipeline(from_dict(saved))
         return model, jax.device_put(weights.take(abstract_params(model), params))
@@ -63,7 +65,9 @@ def load(name) -> tuple[Pipeline, dict]:
     except ValueError as error:
         raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
     model = pipeline(from_dict(saved))
-    _, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, partial=True)
+    found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, step=step, partial=True)
+    if step not in (None, found):
+        raise UserError(f"model {str(name)!r}: step {step} cannot be read, {found} can")
     return model, state["ema"][EMA]
 
 
@@ -81,19 +85,21 @@ def abstract_params(model: Pipeline):
     return {role: jax.eval_shape(getattr(model, role).init, key) for role in ("net", "text")}
 
 
-def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None) -> np.ndarray:
+def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, **how) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
-    scale. steer: Sampler -> Sampler. sampler: "euler" | "heun" | "restart" | "ddim" | "ddim_ratio"; ask: "next" | "now" | "zero" |
-    "half"; None takes the config's. times: a grid of flow times [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i)
-    alone, not on steps or on the other prompts. Raises UserError for a bad prompt or number of steps, and for a scale that could not act
-    (see `guidance`).
+    scale. steer: Sampler -> Sampler. `how`, where the config should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
+    "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
+    [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError
+    for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
     """
-    return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, sampler, ask, times))
+    return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
 
-def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None) -> np.ndarray:
+def sample_array(
+    model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, eta=None, times=None
+) -> np.ndarray:
     """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
     if isinstance(prompts, str):
         raise UserError("prompts: a list of texts is expected, got one text")
@@ -105,7 +111,8 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
     e = model.config.eval
     sampler, ask = sampler or e.sampler, ask or e.ask
     scale, inside = guidance(model.config, None if callable(guide) else guide, sampler, ask)
-    flow_times = grid(steps, model.config.objective.time.shift) if times is None else jnp.asarray(times, jnp.float32)
+    law = time_law(model.config.objective.time, image_tokens(model.config))
+    flow_times = grid(steps, law.shift) if times is None else jnp.asarray(times, jnp.float32)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
     for first in range(0, len(prompts), BATCH):
@@ -119,7 +126,7 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
             flow_times,
             scale,
             tuple(float(t) for t in e.interval),
-            float(e.eta),
+            number("eta", e.eta if eta is None else eta),
             sampler=sampler,
             ask=ask,
             energy_preserving=e.energy_preserving,

@@ -47,10 +47,11 @@ def main(argv):
     drawn = {}
 
     def draw(prompts, count):
-        drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=args.scale, **how)
+        drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=args.scale, eta=args.eta, **how)
         return drawn[count]
 
     guide = {name: settings[name] for name in ("energy_preserving", "interval")} | how | {"scale": scale, "trained_in": inside}
+    guide |= {"eta": settings.eta if args.eta is None else args.eta} if how["sampler"].startswith("ddim") else {}
     counts = args.steps or tuple(settings.steps)
     report = evals.any_step_report(draw, metadata, counts, judge, split=split, seed=args.seed, guide=guide)
 

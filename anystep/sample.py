@@ -102,7 +102,7 @@ def main(argv):
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:
         pictures = f"{len(args.prompts)} x {len(steps)} pictures of {height} x {width}"
         raise UserError(f"--prompts: {pictures} are {pixels:,} pixels, a page has at most {PAGE:,}")
-    how |= {"seed": args.seed, "guide": args.scale}
+    how |= {"seed": args.seed, "guide": args.scale, "eta": args.eta}
     drawn = {count: api.sample(model, params, args.prompts, steps=count, **how) for count in steps}
     logs.save(logs.strip(drawn, args.prompts), args.out)
     counts = ", ".join(map(str, steps))
@@ -113,11 +113,11 @@ def main(argv):
 class _Callable(types.ModuleType):
     """Lets `anystep.sample` be a function for Python and a module for the import system, whichever was asked first."""
 
-    def __call__(self, model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None):
+    def __call__(self, model, params, prompts, steps=4, seed=0, guide=None, steer=None, **how):
         """Draw `prompts`: see `anystep.api.sample`."""
         from anystep import api
 
-        return api.sample(model, params, prompts, steps, seed, guide, steer, sampler, ask, times)
+        return api.sample(model, params, prompts, steps, seed, guide, steer, **how)
 
 
 sys.modules[__name__].__class__ = _Callable

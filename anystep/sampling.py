@@ -3,7 +3,7 @@
     euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
     heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
     restart   x <- alpha x0 + sigma fresh noise, x0 = data end of u           the marginals Self-E trains; s = 0: multistep of sCM
-    ddim      x <- alpha x0 + b noise_hat + sqrt(sigma^2 - b^2) fresh noise   between Euler's step (eta = 0) and less of the old noise
+    ddim      x <- alpha x0 + b noise_hat + sqrt(sigma^2 - b^2) fresh noise   eta = 0 keeps all of the noise, as a jump to t_next does
 
 What to ask of a two-time network (`ask`): "next" s = t_next, "now" s = t, "zero" s = 0, "half" s = t / 2
 (Self-E, S.3.1: one step wants about half).
@@ -98,8 +98,8 @@ def ddim(velocity, path, ask, eta=1.0, form="posterior") -> Sampler:
             kept, drawn = after * (1.0 - away), after**2 * away * (2.0 - away)
         else:
             markov = after * after * path.alpha(t_pair[0]) / (path.alpha(t_pair[1]) * before)
-            drawn = eta**2 * (after**2 - markov**2)
-            kept = jnp.sqrt(after**2 - drawn)
+            drawn = eta**2 * jnp.maximum(after**2 - markov**2, 0.0)
+            kept = jnp.sqrt((1.0 - eta**2) * after**2 + eta**2 * markov**2)  # as a difference it could round below 0
         keys = jax.vmap(lambda k: jax.random.split(k))(state.key)
         fresh = jnp.sqrt(drawn) * tree.normal(keys[:, 1], state.x.shape[1:])
         return state._replace(x=path.alpha(t_pair[1]) * x0 + kept * noise + fresh, key=keys[:, 0]), aux
@@ -108,7 +108,7 @@ def ddim(velocity, path, ask, eta=1.0, form="posterior") -> Sampler:
 
 
 def make(name, velocity, model: Model, ask="next", eta=1.0) -> Sampler:
-    """The sampler of a config word for a (guided) velocity of `model`. A flow map from which noise is drawn afresh is always asked s = 0:
+    """The sampler of a config word for a (guided) velocity of `model`. Samplers that go by way of the data always ask a flow map for s = 0:
     only there does its answer end at the data."""
     if name == "heun":
         return heun(velocity, model.path)

@@ -32,10 +32,19 @@ def warp(t, shift):
 
 
 def flux_shift(tokens, low=(256, 0.5), high=(4096, 1.15)):
-    """exp(mu) with mu linear in the number of latent patches. Self-E prints 512 for the lower anchor, FLUX and minFM use 256: that is the
-    default."""
+    """exp(mu) with mu linear in the number of latent patches, through two anchors (patches, mu)."""
     slope = (high[1] - low[1]) / (high[0] - low[0])
     return math.exp(low[1] + slope * (tokens - low[0]))
+
+
+def time_law(section, tokens) -> TimeLaw:
+    """The law of a config's `objective.time` for pictures of so many tokens; its shift is also that of the sampler's grid.
+
+    base_tokens: 0 takes `shift` as it is, N the shift that grows with the length from exp(0.5) at N tokens: 512 as Self-E prints it, 256 as
+    in FLUX and minFM.
+    """
+    shift = flux_shift(tokens, low=(section.base_tokens, 0.5)) if section.base_tokens else section.shift
+    return TimeLaw(section.law, section.mean, section.std, shift)
 
 
 def draw_t(law: TimeLaw, keys):

@@ -6,18 +6,19 @@ import jax.numpy as jnp
 import optax
 
 from anystep import flops, tree
+from anystep.nets.build import image_tokens
 from anystep.objectives import mix as mixing
 from anystep.objectives.consistency import Teacher, consistency
 from anystep.objectives.flow_matching import flow_matching
 from anystep.objectives.self_evaluation import Auxiliary, self_evaluation
 from anystep.state import EMA, init_state
-from anystep.times import TimeLaw
+from anystep.times import time_law
 from anystep.types import Roles, TrainState
 
 
-def make_terms(objective):
+def make_terms(config):
     """The config's objectives as `mix` terms, in a fixed order; a share of 0 leaves one out."""
-    law = TimeLaw(**objective.time.to_dict())
+    objective, law = config.objective, time_law(config.objective.time, image_tokens(config))
     f, e, c = objective.flow_matching, objective.self_evaluation, objective.consistency
     terms = [
         mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
@@ -29,7 +30,7 @@ def make_terms(objective):
 
 def make_self_evaluation(law, e):
     """The objective of the section `objective.self_evaluation`."""
-    auxiliary = Auxiliary(e.auxiliary_k, e.auxiliary_start, e.auxiliary_weight)
+    auxiliary = Auxiliary(e.auxiliary_k, e.auxiliary_start, e.auxiliary_warmup, e.auxiliary_weight)
     return self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start, auxiliary)
 
 
@@ -51,7 +52,7 @@ def make_consistency(law, c):
 
 def make_loss(config, models):
     """(params, roles, batch, step) -> (loss, (metrics, buffers)): the function that is differentiated, and that `bench` counts."""
-    terms, key = make_terms(config.objective), jax.random.key(config.seed)
+    terms, key = make_terms(config), jax.random.key(config.seed)
     fake = bool(config.objective.self_evaluation.share and config.objective.self_evaluation.auxiliary_k < 1.0)
 
     def loss(params, roles, batch, step):

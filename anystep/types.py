@@ -22,7 +22,8 @@ Batch = dict[str, Any]
 As the data gives it, `cond` is {"tokens": ...} (or {} for a network without prompts) and x0 is at the door. As an objective sees it, x0
 has unit standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable),
 `null` (the null prompt, live weights, no gradient), `ema_cond` and `ema_null` (EMA weights), and `dropped` [B] bool says which rows had
-their prompt replaced by the null one. Self-E's late stage also wants `fake`: the prompts behind two words, live and differentiable.
+their prompt replaced by the null one. Self-E's late stage also wants `fake`: tokens of the prompts behind two words, encoded where
+they are used, which is late and on few rows.
 """
 
 

@@ -45,7 +45,7 @@ def get_config():
             ),
             path=dict(name="linear"),
             objective=dict(
-                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=3.0),
+                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=3.0, base_tokens=0),
                 prompt_dropout=0.1,
                 flow_matching=dict(share=1, weight=1.0),
                 self_evaluation=dict(
@@ -58,6 +58,7 @@ def get_config():
                     dropped="diagonal",
                     auxiliary_k=1.0,
                     auxiliary_start=0,
+                    auxiliary_warmup=0,
                     auxiliary_weight=1.0,
                 ),
                 consistency=dict(

@@ -36,11 +36,11 @@ def get_config():
                 dtype="float32",
                 shift=0.0,
                 scale=0.5,
-                text=dict(vocabulary=256, length=4, width=32, depth=1, heads=2),
+                text=dict(vocabulary=256, length=5, width=32, depth=1, heads=2),
             ),
             path=dict(name="linear"),
             objective=dict(
-                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=1.0),
+                time=dict(law="logit_normal", mean=0.0, std=1.0, shift=1.0, base_tokens=0),
                 prompt_dropout=0.1,
                 flow_matching=dict(share=2, weight=1.0),
                 self_evaluation=dict(
@@ -53,6 +53,7 @@ def get_config():
                     dropped="diagonal",
                     auxiliary_k=1.0,
                     auxiliary_start=0,
+                    auxiliary_warmup=0,
                     auxiliary_weight=1.0,
                 ),
                 consistency=dict(

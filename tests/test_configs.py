@@ -88,7 +88,8 @@ def test_the_data_have_unit_deviation_inside(name, tmp_path):
 
 
 MIXES = [(*shares, law) for shares in itertools.product((0, 1), repeat=3) for law in ("zero", "uniform") if shares[2] or law == "zero"]
-JUMPS = {"derivative": (0, "data", 1.0), "step": (4, "ema", 2.0)}  # nodes, velocity, guidance
+JUMPS = {"derivative": (0, 1, "data", 1.0, "adaptive"), "step": (4, 2, "ema", 2.0, "l1")}
+FIELDS = ("nodes", "hops", "velocity", "guidance", "weighting")
 
 
 def accepted(name, folder):
@@ -99,9 +100,8 @@ def accepted(name, folder):
         asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
         asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
         asked |= {"objective.consistency.s_law": law, "objective.consistency.start": 0}
-        asked |= {
-            f"objective.consistency.{name}": value for name, value in zip(("nodes", "velocity", "guidance"), JUMPS[jumps], strict=True)
-        }
+        asked |= {"objective.self_evaluation.auxiliary_k": 0.9 if jumps == "step" else 1.0}
+        asked |= {f"objective.consistency.{name}": value for name, value in zip(FIELDS, JUMPS[jumps], strict=True)}
         try:
             yield (
                 (net, path, f, e, c, law, jumps),

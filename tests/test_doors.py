@@ -19,7 +19,7 @@ FLOORS = (
     "steering",
     "mesh optim logs cache",
     "state checkpoint guard weights",
-    "data evals config flags",
+    "data evals compare config flags",
     "subjects",
     "train_step api",
     "watch",

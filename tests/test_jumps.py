@@ -138,7 +138,7 @@ def test_the_whole_walk_needs_no_other_jump(batch):
 
 
 def test_l1_measures_where_a_jump_ends(batch):
-    """The gradient's sign is that of the miss and its size (t - s) / D; before `start` it is that of squares."""
+    """The gradient's sign is that of the miss and its size (t - s) / D; before `start` it is huber's."""
     options = dict(nodes=4, teacher=SELF, start=10, at_noise=0.2)
 
     def asks(x, t, s, cond):
@@ -150,4 +150,4 @@ def test_l1_measures_where_a_jump_ends(batch):
     large = jnp.abs(t * square) > 1.0
     assert large.mean() > 0.5
     np.testing.assert_allclose(absolute[large], (0.5 * t * jnp.sign(square))[large], rtol=2e-3)
-    np.testing.assert_array_equal(*(gradients(bare(**options, weighting=kind), asks, batch, step=9)[0] for kind in ("none", "l1")))
+    np.testing.assert_array_equal(*(gradients(bare(**options, weighting=kind), asks, batch, step=9)[0] for kind in ("huber", "l1")))

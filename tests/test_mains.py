@@ -38,7 +38,7 @@ def stand_in(monkeypatch, kind="shapes"):
     scenes = {asked["prompt"]: make_scene(WORLD, SEED, i, "dev", KINDS[i % 6]) for i, asked in enumerate(prompts(WORLD, SEED, 24, "dev"))}
     calls = []
 
-    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None):
+    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None, eta=None):
         calls.append((len(asked), steps, seed, guide, sampler, ask))
         grey = np.full((16, 16, 3), 10 * steps, np.uint8)
         return np.stack([draw(scenes[prompt], WORLD) if prompt in scenes and steps > 1 else grey for prompt in asked])
@@ -81,7 +81,7 @@ BAD = [
     ("both", ["--scale", "nan"], "--scale"),
     ("both", ["--scale", "-1"], "0..100"),
     ("both", ["--scale", "inf"], "--scale"),
-    ("both", ["--sampler", "ddim"], "--sampler"),
+    ("both", ["--sampler", "dpm"], "--sampler"),
     ("both", ["--ask", "soon"], "--ask"),
     ("both", ["--nonsense", "1"], "--nonsense"),
     ("both", ["--see", "1"], "--see"),
@@ -205,8 +205,8 @@ ORDERS = [
 CALL = """
 import inspect, types
 fake = types.ModuleType("anystep.api")
-def sample(model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, times=None):
-    return model, params, prompts, [steps, seed, guide, steer, sampler, ask, times]
+def sample(model, params, prompts, steps=4, seed=0, guide=None, steer=None, **how):
+    return model, params, prompts, [steps, seed, guide, steer, how]
 fake.sample = sample
 fake.load = lambda name: ("model", name)
 sys.modules["anystep.api"] = fake
@@ -214,7 +214,7 @@ import anystep
 assert callable(draw)
 model, params, prompts, options = draw(*anystep.load("shapes"), ["a"], steps=2, ask="zero")
 assert (model, params, prompts) == ("model", "shapes", ["a"])
-assert options == [2, 0, None, None, None, "zero", None], options
+assert options == [2, 0, None, None, {"ask": "zero"}], options
 assert list(inspect.signature(draw).parameters)[:3] == ["model", "params", "prompts"]
 try:
     anystep.nothing

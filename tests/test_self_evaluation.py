@@ -11,9 +11,10 @@ import pytest
 import toys
 
 from anystep.objectives.self_evaluation import Auxiliary, mixing_ratio, self_evaluation
-from anystep.types import Roles
+from anystep.types import Roles, Text
 
 ROWS, KEY = 8, jax.random.key(4)
+TEXT = Text(None, None, encode=lambda params, tokens: tokens, prepend=None)  # tokens that are features already
 
 
 def class_velocity(x, t, which):
@@ -41,7 +42,7 @@ def judged(objective, batch, step=1, ema=0.0, function=None):
     def losses(offset):
         live = {"net": {"offset": offset, "mark": jnp.float32(0.0)}}
         mean = {"net": {"offset": jnp.zeros((ROWS, 2)), "mark": jnp.float32(ema)}}
-        return objective({"net": model}, Roles(live, mean, {}, {}), batch, KEY, jnp.int32(step))[0]
+        return objective({"net": model, "text": TEXT}, Roles(live | {"text": {}}, mean, {}, {}), batch, KEY, jnp.int32(step))[0]
 
     zero = jnp.zeros((ROWS, 2))
     found = losses(zero)
@@ -156,6 +157,16 @@ def test_the_fake_term_is_the_papers():
     np.testing.assert_allclose(judged(weighed, batch, ema=0.05, step=3)[3] - main, 0.25 * fake, rtol=2e-3)
 
 
+def test_in_its_warm_up_the_fake_is_learned_and_does_not_act():
+    batch = make_batch()
+    late = self_evaluation(auxiliary=Auxiliary(k=0.7, start=3, warmup=2, weight=0.0))
+    plain = judged(self_evaluation(), batch, step=4)[2]
+    np.testing.assert_allclose(judged(late, batch, step=4)[2], plain, atol=1e-6)
+    assert np.abs(judged(late, batch, step=5)[2] - plain).max() > 1e-3
+    learned = self_evaluation(auxiliary=Auxiliary(k=0.7, start=3, warmup=2))
+    assert (judged(learned, batch, step=4)[3] > judged(late, batch, step=4)[3]).all()
+
+
 def test_before_its_start_there_is_no_fake_term():
     batch = make_batch()
     late = self_evaluation(auxiliary=Auxiliary(k=0.7, start=3))
@@ -182,8 +193,29 @@ def test_the_fake_is_learned_where_it_is_the_mean_of_what_the_model_draws(scale,
 
     @jax.jit
     def losses(scale):
-        weights = {"net": {"scale": scale}}
-        return jnp.sum(objective({"net": model}, Roles(weights, weights, {}, {}), batch, KEY, jnp.int32(1))[0])
+        weights = {"net": {"scale": scale}, "text": {}}
+        return jnp.sum(objective({"net": model, "text": TEXT}, Roles(weights, weights, {}, {}), batch, KEY, jnp.int32(1))[0])
 
     per_row = np.asarray(jax.grad(losses)(jnp.full(rows, scale)))
     assert (abs(per_row.mean()) < 4 * per_row.std() / np.sqrt(rows)) == right
+
+
+def test_the_fakes_own_loss_trains_the_fake_alone():
+    """What the model answers on its way to s < t gets the same gradient with and without s.8."""
+    batch = make_batch()
+
+    def velocity(params, x, t, s, cond):
+        return class_velocity(x, t, cond["which"]) + params["offset"] * (s < t)[:, None]
+
+    def gradient(weight):
+        objective = self_evaluation(auxiliary=Auxiliary(k=0.7, weight=weight))
+
+        def loss(offset):
+            weights = {"net": {"offset": offset}, "text": {}}
+            models = {"net": toys.analytic(velocity, ends="renoise"), "text": TEXT}
+            return jnp.sum(objective(models, Roles(weights, weights, {}, {}), batch, KEY, jnp.int32(1))[0])
+
+        return jax.grad(loss)(jnp.full((ROWS, 2), 0.1))
+
+    np.testing.assert_array_equal(gradient(0.0), gradient(5.0))
+    assert jnp.abs(gradient(0.0)).max() > 0.01

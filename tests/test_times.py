@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from anystep import times
 from anystep.times import TimeLaw
@@ -55,7 +56,8 @@ def test_flux_shift(base, tokens, mu):
     [(256, [1, 0.6115, 0]), (256, [1, 0.825, 0.6115, 0.344, 0]), (1024, [1, 0.644, 0]), (1024, [1, 0.844, 0.644, 0.376, 0])],
 )
 def test_grids_of_self_e(tokens, expected):
-    grid = times.grid(len(expected) - 1, times.flux_shift(tokens, low=(512, 0.5)))
+    section = ConfigDict(dict(law="uniform", mean=0.0, std=1.0, shift=1.0, base_tokens=512))
+    grid = times.grid(len(expected) - 1, times.time_law(section, tokens).shift)
     np.testing.assert_allclose(grid, expected, atol=6e-4)
     assert grid[0] == 1 and grid[-1] == 0
 

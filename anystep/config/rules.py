@@ -3,6 +3,8 @@
 RULES is the order in which they are asked.
 """
 
+import math
+
 from anystep.errors import UserError
 
 
@@ -12,6 +14,18 @@ def refuse(path, value, must):
 
 def shares(c):
     return {name: c.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency")}
+
+
+def one_shift(c):
+    base = c.objective.time.base_tokens
+    if not base:
+        return
+    if c.objective.time.shift != 1:
+        refuse("objective.time.shift", c.objective.time.shift, "1 next to config.objective.time.base_tokens, which sets it")
+    tokens = 1 if c.model.net == "mlp" else (c.data.size // c.model.patch) ** 2
+    shift = math.exp(max(min(0.5 + 0.65 * (tokens - base) / (4096 - base), 99.0), -99.0))  # times.flux_shift, which needs jax
+    if not 0.01 <= shift <= 100:
+        refuse("objective.time.base_tokens", base, f"one that gives {tokens} tokens a shift of 0.01 to 100, not {shift:.3g}")
 
 
 def some_objective(c):
@@ -115,14 +129,16 @@ def jumps_have_a_teacher(c):
         refuse("objective.consistency.interval", jumps.interval, "t_low < t_high")
 
 
-def the_fake_term_begins(c):
+def the_fake_term_is_trained(c):
     e = c.objective.self_evaluation
-    if e.share and e.auxiliary_k < 1 and e.auxiliary_start >= c.train.steps:
-        refuse(
-            "objective.self_evaluation.auxiliary_start",
-            e.auxiliary_start,
-            f"< config.train.steps = {c.train.steps}: no fake would be judged",
-        )
+    if not (e.share and e.auxiliary_k < 1):
+        return
+    most = c.train.steps - e.auxiliary_warmup
+    if not e.start <= e.auxiliary_start < most:
+        must = f">= config.objective.self_evaluation.start = {e.start} and < {most}, train.steps less auxiliary_warmup"
+        refuse("objective.self_evaluation.auxiliary_start", e.auxiliary_start, must)
+    if e.auxiliary_weight == 0:
+        refuse("objective.self_evaluation.auxiliary_weight", 0.0, "> 0 for auxiliary_k < 1: a fake that nothing trains would steer")
 
 
 def path_has_objective(c):
@@ -159,6 +175,7 @@ def world_is_drawable(c):
 
 RULES = (
     world_is_drawable,
+    one_shift,
     some_objective,
     mesh_is_real,
     batch_splits,
@@ -171,7 +188,7 @@ RULES = (
     one_meaning_of_s,
     null_prompt_is_trained,
     jumps_have_a_teacher,
-    the_fake_term_begins,
+    the_fake_term_is_trained,
     path_has_objective,
     something_to_ask,
     report_is_ordered,

@@ -23,6 +23,11 @@ def build_models(config, constrain=lambda x: x):
     return {"net": net, "text": text.build(t.vocabulary, t.length, t.width, t.depth, t.heads)}
 
 
+def image_tokens(config):
+    """How many tokens a picture of this config is cut into; a point is one."""
+    return 1 if config.model.net == "mlp" else (config.data.size // config.model.patch) ** 2
+
+
 def ends(objective):
     """What s < t will have been trained to mean."""
     judged, mapped = objective.self_evaluation.share > 0, objective.consistency.share > 0

@@ -19,7 +19,7 @@ v is noise - x0 ("data"), or what the averaged weights answer at s = t under gui
 jumps, and guidance is inside them. With live weights on the right side of a step small models collapsed. Along its own velocity one input
 has one target, so that every distance has the same optimum; "l1" is then the better one, because where a network cannot yet tell two
 pictures apart it draws one of them and not both faintly. Before `start` every row asks s = t along the data, flow matching under the same
-weighting ("l1": plain squares, since the data have many answers): a teacher must have learned first.
+weighting ("l1": as "huber", since the data have many answers): a teacher must have learned first.
 """
 
 from typing import NamedTuple
@@ -103,7 +103,7 @@ def consistency(
         miss = u - jax.lax.stop_gradient(u - share * g)
         error = mean_square(miss)
         if weighting == "l1":
-            loss = jnp.where(begun, l1(expand(point.t - s, miss) * miss), error)
+            loss = jnp.where(begun, l1(expand(point.t - s, miss) * miss), weighted(error, "huber"))
         else:
             loss = weighted(error, weighting)
         return loss, {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}, {}
@@ -134,14 +134,21 @@ def _answer(net, roles, batch, x, t, teacher):
 def _walk(along, point, s, grid, hops):
     """(mean velocity, t') of Euler steps from t over the next `hops` nodes of `grid` [N + 1] below it, not beyond s."""
 
+    def below(t):
+        node = jnp.max(jnp.where(grid[None, :] < t[:, None] - TOUCHING, grid[None, :], 0.0), axis=1)
+        return jnp.minimum(jnp.maximum(node, s), t)
+
     def hop(walk, _):
         way, t = walk
-        node = jnp.max(jnp.where(grid[None, :] < t[:, None] - TOUCHING, grid[None, :], 0.0), axis=1)
-        after = jnp.minimum(jnp.maximum(node, s), t)
-        return (way + expand(t - after, way) * along(point.x_t - way, t), after), None
+        return (way + expand(t - below(t), way) * along(point.x_t - way, t), below(t)), None
 
-    (way, after), _ = jax.lax.scan(hop, (jnp.zeros_like(point.x_t), point.t), length=hops)
-    return way / expand(jnp.maximum(point.t - after, TOUCHING), way), after
+    first, t = along(point.x_t, point.t), below(point.t)
+    if hops == 1:
+        return first, t
+    way = expand(point.t - t, first) * first
+    (way, after), _ = jax.lax.scan(hop, (way, t), length=hops - 1)
+    length = expand(point.t - after, way)
+    return jnp.where(length > TOUCHING, way / jnp.maximum(length, TOUCHING), first), after
 
 
 def _over_step(net, roles, batch, point, s, after, v, u, begun):

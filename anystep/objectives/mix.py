@@ -27,7 +27,7 @@ FAKE = "fake image"  # said before the prompt of a picture that the model made i
 
 
 def prepare(models, roles, batch, key, step, dropout, fake=False):
-    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded (see `types.Batch`), `fake` ones too if wanted.
+    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded, `fake` tokens if wanted (see `types.Batch`).
     Differentiable through the text role."""
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
@@ -39,7 +39,7 @@ def prepare(models, roles, batch, key, step, dropout, fake=False):
         encoded = jax.lax.stop_gradient(text.encode(weights, null))
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), encoded)
 
-    more = {"fake": text.encode(roles.params["text"], text.prepend(FAKE, tokens))} if fake else {}
+    more = {"fake": text.prepend(FAKE, tokens)} if fake else {}
     return more | {
         "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
         "index": index,

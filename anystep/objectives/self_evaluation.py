@@ -29,10 +29,12 @@ from anystep.times import LOGIT_NORMAL, TimeLaw
 
 
 class Auxiliary(NamedTuple):
-    """The fake term: k = 1 is none; `start` the step from which it acts (from the first on it is harmful: Table 2); weight of its loss."""
+    """The fake term: k = 1 is none; `start` the step from which the fake is learned (acting from the first on it is harmful: Table 2), and
+    `warmup` steps later it acts; weight of its loss. The paper says nothing of a warm-up: 0."""
 
     k: float = 1.0
     start: int = 0
+    warmup: int = 0
     weight: float = 1.0
 
 
@@ -51,8 +53,8 @@ def self_evaluation(
 
     dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says
     nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. The fake term wants
-    batch["fake"], the prompts behind the words "fake image", and costs one more forward and backward. Metrics: t, error = the loss without
-    the fake's own, the norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's loss.
+    batch["fake"], tokens of the prompts behind the words "fake image", and from its start on one more forward and backward. Metrics: t,
+    error = the loss without the fake's own, the norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's loss.
     """
 
     def objective(models, roles, batch, key, step):
@@ -77,9 +79,11 @@ def self_evaluation(
         if auxiliary.k < 1.0:
 
             def judge_the_fake():
-                v_fake, _ = net.velocity(roles.params["net"], x_s, s, s, batch["fake"])
+                fake = models["text"].encode(roles.params["text"], batch["fake"])
+                v_fake, _ = net.velocity(roles.params["net"], x_s, s, s, fake)
                 g_fake = x_s - s_ * jax.lax.stop_gradient(v_fake)
-                return auxiliary.k * against + (1.0 - auxiliary.k) * g_fake, mean_square(v_fake - (noise - x0_hat))
+                k = jnp.where(step >= auxiliary.start + auxiliary.warmup, auxiliary.k, 1.0)
+                return k * against + (1.0 - k) * g_fake, mean_square(v_fake - (noise - x0_hat))
 
             against, fake_loss = jax.lax.cond(step >= auxiliary.start, judge_the_fake, lambda: (against, fake_loss))
             fake_loss = jnp.where(s < point.t, fake_loss, 0.0)

@@ -1,0 +1,136 @@
+"""The parts of a study that hold the devices, each a process: step times of all methods in turn, and the rows of one run.
+
+    python -m anystep.bench._draw costs PLAN FOLDER
+    python -m anystep.bench._draw rows PLAN FOLDER RUN
+
+A row is one line of rows.jsonl: what was asked (a digest of prompts and guidance), the training step, sampler, ask, scale, steps; then a
+letter a prompt, "1" for right, so that later questions about tags or pairs need no second drawing; `seconds` include compiling.
+"""
+
+import json
+import statistics
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from anystep import logs
+from anystep.bench import _plan as plans
+from anystep.bench.steps import Case
+from anystep.checkpoint import committed_steps
+from anystep.errors import UserError, run_main
+from anystep.files import write_whole
+from anystep.subjects import subject
+
+NAMED = ("asked", "step", "sampler", "ask", "scale", "steps")  # what a row is found by
+
+
+def main(argv):
+    verb, plan, folder, *names = argv
+    plan, folder = plans.read(plan), Path(folder)
+    runs = plans.list_runs(plan, folder)
+    if verb == "costs":
+        costs(runs, folder)
+    for run in runs:
+        if run.folder.name in names:
+            draw(run, plan, points(run, plan, read_costs(folder)[digest(run)]))
+
+
+def digest(run):
+    """What a run costs depends on its config, not on its seed."""
+    said = {name: value for name, value in run.config.to_dict().items() if name != "seed"}
+    return f"{zlib.crc32(json.dumps(said, sort_keys=True).encode()):08x}"
+
+
+def read_costs(folder):
+    """{digest: {"phases": [[first step, seconds per step], ...], "flops_ratio"}}"""
+    kept = folder / "costs.json"
+    return json.loads(kept.read_text()) if kept.exists() else {}
+
+
+def costs(runs, folder, rounds=5, steps=5):
+    """Measures all methods in turn, unless each has been measured already. A phase begins where an objective comes in; `flops_ratio` is
+    that of the last phase over the first method's."""
+    configs = {digest(run): run.config for run in runs if run.seed == 0}
+    if set(configs) <= set(read_costs(folder)):
+        return
+    cases = {(name, first): Case(config, first) for name, config in configs.items() for first in starts(config)}
+    seconds = {key: [] for key in cases}
+    for _ in range(rounds):
+        for key, case in cases.items():
+            seconds[key].append(case.run(steps))
+    found, base = {}, next(iter(cases.values())).flops
+    for (name, first), taken in seconds.items():
+        entry = found.setdefault(name, {"phases": []})
+        entry["phases"].append([first, statistics.median(taken)])
+        entry["flops_ratio"] = cases[name, first].flops / base
+    write_whole(folder / "costs.json", json.dumps(found, indent=1).encode())
+
+
+def starts(config):
+    """Steps at which the work of a step changes."""
+    e, c = config.objective.self_evaluation, config.objective.consistency
+    found = {0} | ({c.start} if c.share else set()) | ({e.auxiliary_start} if e.share and e.auxiliary_k < 1 else set())
+    return sorted(found)
+
+
+def seconds_until(cost, step):
+    """Seconds of training until `step`, from the phases of one method."""
+    ends = [first for first, _ in cost["phases"][1:]] + [float("inf")]
+    return sum(each * max(min(step, end) - first, 0) for (first, each), end in zip(cost["phases"], ends, strict=True))
+
+
+def points(run, plan, cost):
+    """{"step 800": saved step, "120 s": ..., "end": ...}: the newest checkpoint not beyond it, if there is one; no point beyond the end."""
+    saved, end = committed_steps(run.folder), run.config.train.steps
+    if not saved or saved[-1] != end:
+        raise UserError(f"{run.folder}: has no checkpoint of its last step, {end}; remove the folder to train it again")
+    found = {f"step {most}": [step for step in saved if step <= most] for most in plan["at_steps"] if most <= end}
+    for most in plan["at_seconds"]:
+        if most <= seconds_until(cost, end):
+            found[f"{most} s"] = [step for step in saved if seconds_until(cost, step) <= most]
+    return {name: steps[-1] for name, steps in found.items() if steps} | {"end": end}
+
+
+def asked_of(run, plan):
+    """(metadata of the prompts, digest of all that decides a picture but the key)."""
+    metadata = subject(run.config.data, plan["prompts"], plan["split"]).metadata
+    settings = run.config.eval
+    said = [metadata, plan["split"], settings.eta, list(settings.interval), settings.energy_preserving]
+    return metadata, f"{zlib.crc32(json.dumps(said, sort_keys=True, default=str).encode()):08x}"
+
+
+def read_rows(run):
+    """{what the row is found by: row}"""
+    kept = run.folder / "rows.jsonl"
+    return {tuple(row[name] for name in NAMED): row for row in (logs.read_rows(kept) if kept.exists() else [])}
+
+
+def draw(run, plan, at):
+    """Draws and judges what is not recorded yet, at every point."""
+    from anystep import api
+
+    done, writer = read_rows(run), logs.JsonlWriter(run.folder / "rows.jsonl")
+    judge = subject(run.config.data, plan["prompts"], plan["split"]).judge
+    metadata, asked = asked_of(run, plan)
+    prompts, model = [row["prompt"] for row in metadata], None
+    for step in sorted(set(at.values())):
+        missing = [key for key in run.keys(plan) if (asked, step, *key) not in done]
+        if not missing:
+            continue
+        loaded, params = api.load(run.folder, step)
+        model = model or loaded  # one compilation for all the steps of a run
+        for sampler, ask, scale, count in missing:
+            began = time.perf_counter()
+            x = api.sample_array(model, params, prompts, count, guide=scale, sampler=sampler, ask=ask)
+            seconds = time.perf_counter() - began
+            verdicts = [judge(picture, row) for picture, row in zip(x, metadata, strict=True)]
+            said = {name: "".join(str(int(verdict[name])) for verdict in verdicts) for name in ("correct", "joint")}
+            look = {"norm": float(np.sqrt(np.mean(np.square(x)))), "deviation": float(np.mean(np.std(x, axis=(1, 2))))}
+            found_by = dict(zip(NAMED, (asked, step, sampler, ask, scale, count), strict=True))
+            writer.write(found_by | said | look | {"seconds": seconds})
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,59 @@
+"""A study: methods and seeds trained on one world, drawn from the same prompts and noise, compared prompt by prompt.
+
+    anystep bench study --plan FILE.py --runs FOLDER [--out FILE.json] [--only "flow matching"]
+
+The plan (see `_plan`) says which configs, seeds, steps, guidance scales and claims. The same command again goes on where it stopped: runs
+from their checkpoints, rows from FOLDER/<method>-<seed>/rows.jsonl, where the verdict on each picture is kept, so that nothing recorded is
+drawn again. Rows are taken at fixed steps and at fixed seconds of one run: seconds are steps times the step times of all methods, measured
+side by side, not the clock of a shared machine on two different days. Training and drawing are processes of their own, one at a time: an
+accelerator has one owner.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from anystep import flags, logs
+from anystep.bench import _plan as plans
+from anystep.bench import _record as record
+from anystep.bench import _sum as sums
+from anystep.errors import UserError, run_main
+
+
+def main(argv):
+    parser = flags.Parser(prog="anystep bench study", description=__doc__.splitlines()[0])
+    parser.add_argument("--plan", required=True, help="a Python file with get_plan()")
+    parser.add_argument("--runs", required=True, help="folder of the runs; the same folder goes on")
+    parser.add_argument("--only", default="", help="methods to train now, separated by commas (default: all)")
+    parser.add_argument("--out", default="", help="JSON record to write, and a picture beside it")
+    args = parser.parse_args(argv)
+    plan = plans.read(args.plan)
+    asked = [name.strip() for name in args.only.split(",") if name.strip()]
+    for name in asked:
+        if name not in plan["methods"]:
+            raise UserError(f"--only {name!r}: allowed {', '.join(plan['methods'])}")
+    folder = Path(flags.folder(args.runs, "--runs"))
+    runs = plans.list_runs(plan, folder)
+
+    process("anystep.bench._draw", "costs", args.plan, str(folder))
+    for run in runs:
+        if not asked or run.method in asked:
+            if not run.done():
+                process("anystep", "train", *run.arguments, "--workdir", str(run.folder))
+            process("anystep.bench._draw", "rows", args.plan, str(folder), run.folder.name)
+    result = sums.summary(runs, plan, folder)
+    print(sums.table(result))
+    if args.out:
+        record.write(args.out, "anystep bench study " + " ".join(argv), result)
+        logs.save(sums.picture(result), Path(args.out).with_suffix(".png"))
+
+
+def process(*command):
+    """`python -m` of it; SystemExit with its code if it does not end well: it has said why."""
+    code = subprocess.call([sys.executable, "-m", *command])
+    if code:
+        raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,145 @@
+"""A study on points: trained, drawn, resumed, summed up; what is recorded is not made again."""
+
+import json
+
+import numpy as np
+import pytest
+
+from anystep.bench import _draw, _plan, _sum, study
+from anystep.errors import UserError
+
+PLAN = """
+def get_plan():
+    alone = ["objective.self_evaluation.share=0", "objective.consistency.share=0"]
+    small = ["train.steps=8", "train.log_every=4", "checkpoint.every=4", "optim.warmup=1", "data.batch=66", "model.width=16"]
+    return dict(
+        config="smoke",
+        world=small,
+        methods={
+            "flow matching": dict(overrides=alone, seeds=1, draws=[("euler", "now")]),
+            "Self-E": dict(overrides=["objective.consistency.share=0"], seeds=1, draws=[("euler", "next"), ("restart", "next")]),
+        },
+        steps=(1, 2),
+        scales=(1.0,),
+        prompts=24,
+        split="dev",
+        at_steps=(4, 6),
+        at_seconds=(1000,),
+        claims=[
+            (dict(method="Self-E", sampler="euler", ask="next", scale=1.0, steps=1), "better", dict(method="best", steps=1)),
+            (dict(method="Self-E", sampler="restart", ask="next", scale=1.0, steps=1), "equal", dict(method="best", steps=1)),
+        ],
+    )
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "plan.py"
+    path.write_text(PLAN)
+    return path
+
+
+@pytest.mark.slow
+def test_a_study_from_end_to_end(plan, tmp_path, monkeypatch):
+    flags = ["--plan", str(plan), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json")]
+    study.main([*flags, "--only", "flow matching"])
+    first = json.loads((tmp_path / "out.json").read_text())["result"]
+    assert [claim["verdict"] for claim in first["claims"]] == ["not recorded", "not recorded"]
+    study.main(flags)
+    result = json.loads((tmp_path / "out.json").read_text())["result"]
+    assert {(row["method"], row["at"], row["seeds"]) for row in result["rows"]} == {
+        (method, at, 1) for method in ("flow matching", "Self-E") for at in ("step 4", "step 6", "end")
+    }
+    for claim in result["claims"]:
+        assert claim["against"][0] == "flow matching" and claim["verdict"] in ("holds", "does not", "unresolved")
+    by_key = {(row["at"], row["ask"], row["sampler"], row["steps"]): row["overall"] for row in result["rows"] if row["method"] == "Self-E"}
+    assert by_key["step 6", "next", "restart", 1] == by_key["step 4", "next", "restart", 1]  # both are step 4
+    assert (tmp_path / "out.png").stat().st_size > 1000
+
+    rows = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
+    trained = []
+    monkeypatch.setattr(study, "process", lambda *command: trained.append(command) if "train" in command else None)
+    study.main(flags)
+    for run in _plan.list_runs(_plan.read(str(plan)), tmp_path / "runs"):
+        _draw.main(["rows", str(plan), str(tmp_path / "runs"), run.folder.name])
+    assert not trained and len(rows) > 3 and rows == {path: path.read_bytes() for path in rows}
+
+    plan.write_text(PLAN.replace('split="dev"', 'split="train"'))  # other prompts: nothing that is recorded answers them
+    study.main(flags)
+    assert json.loads((tmp_path / "out.json").read_text())["result"]["rows"] == []
+    plan.write_text(PLAN.replace("train.steps=8", "train.steps=12"))
+    with pytest.raises(UserError, match="another config"):
+        study.main(flags)
+
+
+def test_seconds_add_up_over_phases():
+    cost = {"phases": [[0, 0.5], [10, 1.0], [30, 2.0]]}
+    assert [_draw.seconds_until(cost, step) for step in (0, 4, 10, 30, 31)] == [0, 2, 5, 25, 27]
+
+
+def test_points_are_the_newest_checkpoints_that_are_not_beyond(plan, tmp_path, monkeypatch):
+    asked = _plan.read(str(plan)) | {"at_steps": (4, 7, 9), "at_seconds": (0.5, 5, 11, 30)}
+    run = _plan.list_runs(asked, tmp_path)[0]
+    monkeypatch.setattr(_draw, "committed_steps", lambda folder: [1, 4, 6, 8])
+    cost = {"phases": [[0, 1.0], [4, 2.0]]}  # 1 s, 4 s, 8 s, 12 s
+    assert _draw.points(run, asked, cost) == {"step 4": 4, "step 7": 6, "5 s": 4, "11 s": 6, "end": 8}
+    monkeypatch.setattr(_draw, "committed_steps", lambda folder: [1, 4, 6])
+    with pytest.raises(UserError, match="no checkpoint of its last step, 8"):
+        _draw.points(run, asked, cost)
+
+
+def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
+    tags = ["a", "a", "b", "b", "b", "b", "b", "b"]
+    asked = _plan.read(str(plan))
+    runs = _plan.list_runs(asked, tmp_path)
+    right = {
+        name: np.array([int(letter) for letter in said]) for name, said in (("more", "00111100"), ("even", "11000010"), ("mine", "1" * 8))
+    }
+    self_e = [("Self-E", "end", sampler, "next", 1.0, 1) for sampler in ("euler", "restart")]
+    found = {
+        ("flow matching", "end", "euler", "now", 1.0, 1): {0: right["mine"]},
+        self_e[0]: {0: right["more"]},  # more prompts
+        self_e[1]: {0: right["even"]},  # a better mean of the tags
+    }
+    place = dict(method="flow matching", sampler="euler", ask="now", scale=1.0, steps=1)
+    said = _sum.judged(found, set(found), runs, asked, tags, place, "no worse", dict(method="best", steps=1))
+    assert said["against"] == list(self_e[1]) and said["mean"] == pytest.approx(1 - (1 + 1 / 6) / 2) and said["verdict"] == "holds"
+    for missing in found:
+        complete = set(found) - {missing}
+        said = _sum.judged(found, complete, runs, asked, tags, place, "no worse", dict(method="best", steps=1))
+        assert said["verdict"] == "not recorded"
+
+
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (('config="smoke",', ""), "'config' is missing"),
+        (('split="dev"', 'split="dev", extra=1'), "'extra' is unknown"),
+        (("prompts=24", 'prompts="24"'), "'prompts' must be a int"),
+        (('"better"', '"best"'), "claim one of better, no worse, equal"),
+        (("def get_plan", "def plan"), "cannot be read: AttributeError"),
+        (("return dict(", "return dict(1 / 0, "), "cannot be read: ZeroDivisionError"),
+        (('"restart", ask="next"', '"restart", ask="now"'), "of something that the plan draws"),
+        (('method="best", steps=1)),\n        ]', 'method="best", steps=3)),\n        ]'), "of something that the plan draws"),
+        (('("euler", "now")', '("eule", "now")'), "allowed euler, heun"),
+        (("scales=(1.0,)", "scales=(1 / 3,)"), "at most six digits"),
+        (("overrides=alone", 'overrides=["seed=3"]'), "which all methods share"),
+    ],
+)
+def test_plans_are_refused(plan, change, part):
+    plan.write_text(PLAN.replace(*change))
+    with pytest.raises(UserError, match=part):
+        _plan.read(str(plan))
+
+
+def test_flags_are_refused(plan, tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        study.main(["--plan", "none", "--runs", str(tmp_path)])
+    with pytest.raises(UserError, match="allowed flow matching, Self-E"):
+        study.main(["--plan", str(plan), "--runs", str(tmp_path), "--only", "self-e"])
+    bad = plan.read_text().replace('"train.steps=8"', '"train.steps=0"')
+    plan.write_text(bad)
+    with pytest.raises(UserError, match="train.steps"):
+        study.main(["--plan", str(plan), "--runs", str(tmp_path)])
+    assert not list(tmp_path.glob("*-0"))
