@@ -84,8 +84,8 @@ def get_config():
                 ),
                 consistency=dict(
                     share=1,
-                    weight=3.0,
-                    start=550,
+                    weight=1.5,
+                    start=800,
                     s_law="zero",
                     nodes=4,
                     hops=2,
@@ -99,7 +99,7 @@ def get_config():
                 ),
             ),
             optim=dict(name="muon", lr=3e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.99),
-            train=dict(steps=1500, log_every=20, sample_every=750, also="none"),
+            train=dict(steps=1600, log_every=20, sample_every=800, also="none"),
             eval=dict(
                 steps=(1, 2, 4, 8, 32),
                 prompts=64,
@@ -111,7 +111,7 @@ def get_config():
                 eta=1.0,
             ),
             mesh=dict(data=-1, fsdp=1),
-            checkpoint=dict(every=750, keep=2),
+            checkpoint=dict(every=800, keep=2),
             init_from="",
         )
     )

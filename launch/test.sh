@@ -23,7 +23,7 @@ newest() { # an interpreter newer than $python, also where pyenv keeps it unsele
 }
 
 tests() { # environment, pytest arguments
-    "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 -n 2 --dist worksteal "${@:2}"
+    "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 --durations 8 -n 2 --dist worksteal "${@:2}"
 }
 
 for python in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do ! is_new "$python" || break; done
