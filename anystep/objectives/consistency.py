@@ -69,8 +69,8 @@ def consistency(
     the jumps learn from lower jumps, and what they know climbs node by node at the pace of the averages; with N from the whole walk.
     at_noise: share of rows at t = 1, where one step starts and where no continuous law puts a row. tangent: "none" | "clip" | "l2" | "rms"
     (see `weighting`). "clip" bounds the drift alone, which leaves the flow-matching part untouched; "l2" and "rms" normalise the whole g
-    as sCM and SANA-Sprint do. weighting: "none" | "adaptive" | "huber" | "l1" (of where the jump
-    ends). r grows over `warmup` steps after `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted loss.
+    as sCM and SANA-Sprint do. weighting: "none" | "adaptive" | "huber" | "l1" (of where the jump ends). r grows over `warmup` steps after
+    `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted loss.
     """
 
     def objective(models, roles, batch, key, step):
