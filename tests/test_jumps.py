@@ -151,3 +151,11 @@ def test_l1_measures_where_a_jump_ends(batch):
     assert large.mean() > 0.5
     np.testing.assert_allclose(absolute[large], (0.5 * t * jnp.sign(square))[large], rtol=2e-3)
     np.testing.assert_array_equal(*(gradients(bare(**options, weighting=kind), asks, batch, step=9)[0] for kind in ("huber", "l1")))
+
+
+@pytest.mark.parametrize("hops", [1, 3])
+def test_the_shortest_walks_keep_their_velocity(batch, hops):
+    """t of about 6e-6, nearer to the end than any node may be to t: the target is still v = 3."""
+    objective = bare(law=TimeLaw(mean=-12.0, std=0.1), nodes=4, hops=hops, teacher=SELF)
+    g, _ = gradients(objective, lambda x, t, s, cond: jnp.where((s < t)[:, None], 5.0, 3.0) + 0.0 * x, batch)
+    np.testing.assert_allclose(g, 2.0, atol=1e-5)

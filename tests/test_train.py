@@ -81,6 +81,7 @@ def test_a_terminated_run_saves_leaves_with_42_and_loses_nothing(tmp_path, undis
     assert bits(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tmp_path):
     flags = tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run"))
     metrics, exported = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "model" / "weights.safetensors"
@@ -102,6 +103,7 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path):
         train.main([*flags, "--config.optim.lr=0.5"])
 
 
+@pytest.mark.slow
 def test_init_from_takes_the_averaged_weights(tmp_path):
     train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "first")))
     more = [f"--config.init_from={tmp_path / 'first' / 'model'}", "--config.optim.lr=0.0", "--workdir", str(tmp_path / "second")]

@@ -16,13 +16,14 @@ from anystep import flags
 from anystep.bench import _record as record
 from anystep.errors import run_main
 
-DERIVATIVE = [f"--config.objective.consistency.{field}" for field in ("nodes=0", "velocity=data", "guidance=1.0", "start=0")]
-STEP = [f"--config.objective.consistency.{field}" for field in ("nodes=8", "velocity=ema", "guidance=2.0", "start=0", "s_law=zero")]
+JUMPS = "--config.objective.consistency."
+DERIVATIVE = [JUMPS + field for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "weighting=adaptive")]
+STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "s_law=zero")]
 CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, floor)
     "flow_matching": ([1, 0, 0], [], "flow_matching", 1.0),
     "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),
-    "consistency": ([0, 0, 1], [*DERIVATIVE, "--config.objective.consistency.s_law=zero"], "flow_matching", 4.1 / 3.0),
-    "meanflow": ([0, 0, 1], [*DERIVATIVE, "--config.objective.consistency.s_law=uniform"], "flow_matching", 4.1 / 3.0),
+    "consistency": ([0, 0, 1], [*DERIVATIVE, JUMPS + "s_law=zero"], "flow_matching", 4.1 / 3.0),
+    "meanflow": ([0, 0, 1], [*DERIVATIVE, JUMPS + "s_law=uniform"], "flow_matching", 4.1 / 3.0),
     "consistency_step": ([1, 0, 1], STEP, "flow_matching", 4.5 / 3.0),
     "flow_matching_remat": ([1, 0, 0], ["--config.model.remat=True"], "flow_matching_remat", 1.0),
     "consistency_remat": ([0, 0, 1], [*DERIVATIVE, "--config.model.remat=True"], "flow_matching_remat", 4.8 / 3.7),
@@ -38,9 +39,8 @@ def main(argv):
     parser.add_argument("--out", default="", help="JSON record to write")
     args = parser.parse_args(argv)
     cases = {"configured": (configs.load(["--config", args.config])[0], "flow_matching", None)}
-    for name, (shares, extra, base, floor) in CASES.items():
-        asked = [f"--config.objective.{o}.share={n}" for o, n in zip(NAMES, shares, strict=True)]
-        cases[name] = (configs.load(["--config", args.config, *asked, *extra])[0], base, floor)
+    for name, (_, _, base, floor) in CASES.items():
+        cases[name] = (configs.load(["--config", args.config, *asked(name)])[0], base, floor)
     running = {name: Case(config) for name, (config, _, _) in cases.items()}
     seconds = {name: [] for name in cases}
     products = []
@@ -65,6 +65,12 @@ def main(argv):
     print(table(result))
     if args.out:
         record.write(args.out, "anystep bench steps " + " ".join(argv), result)
+
+
+def asked(name):
+    """The overrides of a case."""
+    shares, extra, *_ = CASES[name]
+    return [f"--config.objective.{objective}.share={share}" for objective, share in zip(NAMES, shares, strict=True)] + extra
 
 
 class Case:

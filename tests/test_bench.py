@@ -1,0 +1,14 @@
+"""Benchmarks ask for configs that exist."""
+
+import pytest
+
+from anystep import config as configs
+from anystep.bench import steps
+
+
+@pytest.mark.parametrize("name", ["shapes", "pictures"])
+@pytest.mark.parametrize("case", steps.CASES)
+def test_every_case_of_steps_is_a_config_that_passes(name, case):
+    config = configs.load(["--config", name, *steps.asked(case)])[0]
+    shares, *_ = steps.CASES[case]
+    assert [config.objective[objective].share for objective in steps.NAMES] == shares
