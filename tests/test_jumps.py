@@ -49,15 +49,14 @@ def exact(x, t, s, cond):
 @pytest.mark.parametrize("s_law", ["zero", "uniform"])
 @pytest.mark.parametrize("hops", [1, 3])
 def test_the_error_of_a_step_is_of_second_order(batch, s_law, hops):
-    """At the exact map, along the exact velocity, only Euler's local error is left: a quarter of it on twice as many nodes."""
+    """At the exact map, along the exact velocity, only Euler's local error is left: a sixteenth of it on four times the nodes."""
     errors = []
-    for nodes in (16, 32, 64):
+    for nodes in (16, 64):
         g, metrics = gradients(bare(nodes=nodes, hops=hops, teacher=SELF, s_law=s_law, at_noise=0.2), exact, batch)
         t = metrics["t"]
         s = times.draw_below(t, tree.sample_keys(KEY, "consistency/s", 0, batch["index"]), 0.0) if s_law == "uniform" else 0.0 * t
         errors.append(float(jnp.sqrt(jnp.mean(((t - s)[:, None] * g) ** 2))))
-    orders = np.log2(np.divide(errors[:-1], errors[1:]))
-    assert (np.abs(orders - 2.0) < 0.35).all()
+    assert abs(np.log(errors[0] / errors[1]) / np.log(4) - 2.0) < 0.25
 
 
 def test_a_step_tends_to_the_derivative(batch):

@@ -45,7 +45,8 @@ def main(argv):
     print(sums.table(result))
     if args.out:
         record.write(args.out, "anystep bench study " + " ".join(argv), result)
-        logs.save(sums.picture(result), Path(args.out).with_suffix(".png"))
+        if result["rows"]:
+            logs.save(sums.picture(result), Path(args.out).with_suffix(".png"))
 
 
 def process(*command):
