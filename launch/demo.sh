@@ -13,7 +13,7 @@ is_new "$python" || { echo "error: ${PYTHON:-no interpreter found}: needs Python
 say "installing into .venv-demo with $("$python" --version)"
 "$python" -m venv .venv-demo
 rm -rf build # setuptools would install modules that a former build left there
-.venv-demo/bin/pip install -qq --disable-pip-version-check .
+.venv-demo/bin/pip install -qq --disable-pip-version-check --no-compile . # most modules are never imported
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1} # XLA's CPU buffers in huge pages: a step takes a fifth less
 say "training"
 .venv-demo/bin/anystep train --config "${CONFIG:-shapes}" --workdir "$workdir"

@@ -3,6 +3,7 @@ compares."""
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -10,7 +11,7 @@ import jax
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 
 
-def three_steps(data, fsdp, folder):
+def three_steps(data, fsdp, folder, meet=lambda: None):
     """[[loss, grad norm of the net, grad norm of the text encoder, first weight of the head], ...] and the shardings' fsdp leaves."""
     import optax
     import tiny
@@ -35,15 +36,26 @@ def three_steps(data, fsdp, folder):
     with jax.set_mesh(mesh):
         state = jax.jit(lambda: init_state(models, optimizers, 0), out_shardings=shardings)()
         step = make_train_step(config, models, optimizers, shardings, meshes.batch_sharding(mesh))
-        for _ in range(3):
-            state, m = step(state, {}, meshes.device_batch(next(stream), mesh))
+        batch = meshes.device_batch(next(stream), mesh)
+        step = step.lower(state, {}, batch).compile()
+        meet()
+        for n in range(3):
+            state, m = step(state, {}, batch if n == 0 else meshes.device_batch(next(stream), mesh))
             rows.append(
                 [float(m[name]) for name in ("loss", "grad_norm/net", "grad_norm/text", "loss/self_evaluation", "loss/consistency")]
             )
     return {"rows": rows, "split": split}
 
 
+def both_are_ready():
+    """Compiling may take one process half a minute longer than the other, which is all that its first collective would wait."""
+    (FOLDER / f"ready_{jax.process_index()}").touch()
+    last = time.monotonic() + 300
+    while not all((FOLDER / f"ready_{i}").exists() for i in range(2)) and time.monotonic() < last:
+        time.sleep(0.05)
+
+
 if __name__ == "__main__":  # one of two processes: steps.py FOLDER PORT INDEX
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
-    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(three_steps(-1, 1, FOLDER)))
+    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(three_steps(-1, 1, FOLDER, both_are_ready)))
