@@ -41,7 +41,7 @@ def main(argv):
     cases = {"configured": (configs.load(["--config", args.config])[0], "flow_matching", None)}
     for name, (_, _, base, floor) in CASES.items():
         cases[name] = (configs.load(["--config", args.config, *asked(name)])[0], base, floor)
-    running = {name: Case(config) for name, (config, _, _) in cases.items()}
+    running = {name: Case(config, config.train.steps) for name, (config, _, _) in cases.items()}  # when all objectives have begun
     seconds = {name: [] for name in cases}
     products = []
     for _ in range(args.rounds):
