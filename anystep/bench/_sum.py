@@ -79,11 +79,11 @@ def stack(by_seed):
     return np.stack([by_seed[seed] for seed in sorted(by_seed)])
 
 
-def lines_of(result, at="end"):
-    """{"method, sampler asking, w": [(steps, overall, error), ...]}"""
+def lines_of(result):
+    """At the end of training: {"method, sampler asking, w": [(steps, overall, error), ...]}"""
     lines = {}
     for row in result["rows"]:
-        if row["at"] == at:
+        if row["at"] == "end":
             name = f"{row['method']}, {row['sampler']} {row['ask']}" + ("" if row["scale"] is None else f", w {row['scale']:g}")
             lines.setdefault(name, []).append((row["steps"], row["overall"], row["error"]))
     return lines

@@ -76,7 +76,7 @@ def asked(name):
 class Case:
     """A compiled training step on one repeated batch, as if `at` steps had been made."""
 
-    def __init__(self, config, at=0):
+    def __init__(self, config, at):
         import numpy as np
 
         from anystep.nets.build import build_models
