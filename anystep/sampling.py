@@ -19,7 +19,8 @@ from anystep.types import Model, Sampler, SamplerState
 
 
 def asker(model: Model, ask="next"):
-    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t, a re-noising one s >= gap t, a hybrid that or s = 0."""
+    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t, a re-noising one s >= gap t, one with
+    jumps that or s = 0."""
 
     def share(t, part):  # of flow time, in which halves and gaps are meant
         return from_flow_time(model.path, part * to_flow_time(model.path, t))
@@ -29,7 +30,7 @@ def asker(model: Model, ask="next"):
             return t
         s = {"next": t_next, "zero": jnp.full_like(t, model.path.t_data), "half": share(t, 0.5)}[ask]
         floor = jnp.maximum(s, share(t, model.gap))
-        return jnp.where(s == model.path.t_data, s, floor) if model.ends == "hybrid" else floor
+        return jnp.where(s == model.path.t_data, s, floor) if model.ends in ("map", "hybrid") else floor
 
     return choose
 

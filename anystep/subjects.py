@@ -1,9 +1,9 @@
-"""What a kind of data is asked for, how an answer is judged, how it is shown: the three things training, `evaluate` and `bench` need to
-know of it.
+"""What a kind of data is asked for, how an answer is judged, what else the data would answer, how it is shown: all that training,
+`evaluate` and `bench` need to know of it.
 
 shapes      GenEval's six kinds, judged by the exact detector
 mixture2d   "mode k", right within three standard deviations of that mode; shown as clouds of points
-pictures    captions of the split, no judge
+pictures    captions of the split, no judge and no other pictures of a caption
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import numpy as np
 
 from anystep import logs, shapes
 from anystep.data import captions, ring
+from anystep.data.draws import generator
 from anystep.data.sources import SPREAD
 from anystep.errors import UserError
 
@@ -20,6 +21,7 @@ from anystep.errors import UserError
 class Subject(NamedTuple):
     metadata: list[dict]  # each with "prompt" and "tag"
     judge: Callable | None  # (picture as a float array at the door, metadata row) -> {"correct": bool, "joint": bool}
+    example: Callable | None  # (metadata row, number) -> one of the data's own samples of its prompt, a float array at the door
     show: Callable  # ({steps: float [N, H, W, C]}) -> a strip, PIL image
 
 
@@ -28,7 +30,12 @@ def subject(data, n, split="dev", seed=0) -> Subject:
     if data.kind == "shapes":
         world = shapes.World(**{name: data[name] for name in shapes.World._fields})
         metadata = shapes.prompts(world, seed, n, split)
-        return Subject(metadata, lambda image, row: shapes.judge(image, row, world), pictures_strip(metadata))
+
+        def example(row, number):
+            scene = shapes.scene_of(row, world, generator(row["prompt"], seed, number))
+            return shapes.draw(scene, world).astype(np.float32) / 127.5 - 1.0
+
+        return Subject(metadata, lambda image, row: shapes.judge(image, row, world), example, pictures_strip(metadata))
     try:
         texts = captions(data, n, split, seed)
     except UserError:
@@ -37,8 +44,8 @@ def subject(data, n, split="dev", seed=0) -> Subject:
         texts = captions(data, n, "train", seed)  # a few pictures may leave none for dev; to look at, those of training do
     metadata = [{"prompt": text, "tag": "prompts"} for text in texts]
     if data.kind == "mixture2d":
-        return Subject(metadata, near_its_mode(data.modes), clouds(data.modes))
-    return Subject(metadata, None, pictures_strip(metadata))
+        return Subject(metadata, near_its_mode(data.modes), around_its_mode(data.modes, seed), clouds(data.modes))
+    return Subject(metadata, None, None, pictures_strip(metadata))
 
 
 def pictures_strip(metadata, most=8):
@@ -61,6 +68,17 @@ def near_its_mode(modes):
         return {"correct": right, "joint": right}
 
     return judge
+
+
+def around_its_mode(modes, seed):
+    means = ring(modes)
+
+    def example(row, number):
+        mode = int(row["prompt"].split()[-1])
+        noise = generator(row["prompt"], seed, number).standard_normal(2)
+        return (means[mode] + SPREAD * noise).astype(np.float32).reshape(1, 1, 2)
+
+    return example
 
 
 def clouds(modes):

@@ -21,7 +21,7 @@ def make_terms(config):
     objective, law = config.objective, time_law(config.objective.time, image_tokens(config))
     f, e, c = objective.flow_matching, objective.self_evaluation, objective.consistency
     terms = [
-        mixing.Term("flow_matching", flow_matching(law), f.share, f.weight),
+        mixing.Term("flow_matching", flow_matching(law, f.weighting), f.share, f.weight),
         mixing.Term("self_evaluation", make_self_evaluation(law, e), e.share, e.weight, e.start),
         mixing.Term("consistency", make_consistency(law, c), c.share, c.weight),
     ]
@@ -31,14 +31,15 @@ def make_terms(config):
 def make_self_evaluation(law, e):
     """The objective of the section `objective.self_evaluation`."""
     auxiliary = Auxiliary(e.auxiliary_k, e.auxiliary_start, e.auxiliary_warmup, e.auxiliary_weight)
-    return self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start, auxiliary)
+    return self_evaluation(law, e.s_min, e.anneal, e.renorm, e.dropped, e.start, auxiliary, e.weighting)
 
 
 def make_consistency(law, c):
     """The objective of the section `objective.consistency`."""
     return consistency(
         law,
-        s_law=c.s_law,
+        at_zero=c.at_zero,
+        s_min=c.s_min,
         nodes=c.nodes,
         hops=c.hops,
         teacher=Teacher(c.velocity, c.guidance, tuple(c.interval)),

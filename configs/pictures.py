@@ -47,7 +47,7 @@ def get_config():
             objective=dict(
                 time=dict(law="logit_normal", mean=0.0, std=1.0, shift=3.0, base_tokens=0),
                 prompt_dropout=0.1,
-                flow_matching=dict(share=1, weight=1.0),
+                flow_matching=dict(share=1, weight=1.0, weighting="none"),
                 self_evaluation=dict(
                     share=0,
                     weight=1.0,
@@ -55,6 +55,7 @@ def get_config():
                     s_min=0.25,
                     anneal=0,
                     renorm=True,
+                    weighting="none",
                     dropped="diagonal",
                     auxiliary_k=1.0,
                     auxiliary_start=0,
@@ -65,7 +66,8 @@ def get_config():
                     share=1,
                     weight=1.5,
                     start=500,
-                    s_law="zero",
+                    at_zero=1.0,
+                    s_min=0.0,
                     nodes=6,
                     hops=1,
                     velocity="ema",

@@ -42,7 +42,7 @@ def get_config():
             objective=dict(
                 time=dict(law="logit_normal", mean=0.0, std=1.0, shift=1.0, base_tokens=0),
                 prompt_dropout=0.1,
-                flow_matching=dict(share=2, weight=1.0),
+                flow_matching=dict(share=2, weight=1.0, weighting="none"),
                 self_evaluation=dict(
                     share=1,
                     weight=1.0,
@@ -50,6 +50,7 @@ def get_config():
                     s_min=0.1,
                     anneal=0,
                     renorm=True,
+                    weighting="none",
                     dropped="diagonal",
                     auxiliary_k=1.0,
                     auxiliary_start=0,
@@ -60,7 +61,8 @@ def get_config():
                     share=1,
                     weight=1.0,
                     start=0,
-                    s_law="zero",
+                    at_zero=1.0,
+                    s_min=0.0,
                     nodes=0,
                     hops=1,
                     velocity="data",

@@ -9,11 +9,11 @@ from anystep import api
 from anystep.errors import UserError
 
 PROMPTS = ["a red ring", "two blue squares"]
-INSIDE = [f"--config.objective.consistency.{field}" for field in ("share=1", "velocity=ema", "guidance=2.0", "s_law=zero")]
+INSIDE = [f"--config.objective.consistency.{field}" for field in ("share=1", "velocity=ema", "guidance=2.0", "at_zero=1.0")]
 BOTH = ("--config.objective.flow_matching.share=1", "--config.eval.interval=0.0,1.0")
 PLAIN = [
     f"--config.objective.consistency.{field}"
-    for field in ("share=1", "velocity=data", "guidance=1.0", "s_law=zero", "hops=1", "weighting=huber")
+    for field in ("share=1", "velocity=data", "guidance=1.0", "at_zero=1.0", "hops=1", "weighting=huber")
 ]
 
 

@@ -87,24 +87,24 @@ def test_the_data_have_unit_deviation_inside(name, tmp_path):
     assert abs(x.mean()) < 0.2 and 0.8 < x.std() < 1.25
 
 
-MIXES = [(*shares, law) for shares in itertools.product((0, 1), repeat=3) for law in ("zero", "uniform") if shares[2] or law == "zero"]
+MIXES = [(*shares, at_zero) for shares in itertools.product((0, 1), repeat=3) for at_zero in (1.0, 0.0, 0.5) if shares[2] or at_zero == 1.0]
 JUMPS = {"derivative": (0, 1, "data", 1.0, "adaptive"), "step": (4, 2, "ema", 2.0, "l1")}
 FIELDS = ("nodes", "hops", "velocity", "guidance", "weighting")
 
 
 def accepted(name, folder):
     """(what was chosen, config) of every choice of net, path and objectives that the rules let pass."""
-    for net, path, (f, e, c, law), jumps in itertools.product(("sana", "mlp"), ("linear", "trig"), MIXES, JUMPS):
+    for net, path, (f, e, c, at_zero), jumps in itertools.product(("sana", "mlp"), ("linear", "trig"), MIXES, JUMPS):
         if jumps == "step" and not c:
             continue
         asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
         asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
-        asked |= {"objective.consistency.s_law": law, "objective.consistency.start": 0}
+        asked |= {"objective.consistency.at_zero": at_zero, "objective.consistency.start": 0}
         asked |= {"objective.self_evaluation.auxiliary_k": 0.9 if jumps == "step" else 1.0}
         asked |= {f"objective.consistency.{name}": value for name, value in zip(FIELDS, JUMPS[jumps], strict=True)}
         try:
             yield (
-                (net, path, f, e, c, law, jumps),
+                (net, path, f, e, c, at_zero, jumps),
                 tiny.config(name, folder, *(f"--config.{field}={value}" for field, value in asked.items())),
             )
         except UserError:
@@ -115,9 +115,9 @@ def accepted(name, folder):
 def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
     found = dict(accepted(name, tmp_path))
     net = "mlp" if name == "smoke" else "sana"
-    alone = {("linear", 1, 0, 0, "zero"), ("trig", 1, 0, 0, "zero"), ("linear", 0, 1, 0, "zero"), ("linear", 0, 0, 1, "zero")}
-    along_data = alone | {("linear", 0, 0, 1, "uniform"), ("linear", 1, 1, 1, "zero")}
-    assert {(net, *chosen, "derivative") for chosen in along_data} | {(net, "linear", 1, 1, 1, "zero", "step")} <= set(found)
+    alone = {("linear", 1, 0, 0, 1.0), ("trig", 1, 0, 0, 1.0), ("linear", 0, 1, 0, 1.0), ("linear", 0, 0, 1, 1.0)}
+    along_data = alone | {("linear", 0, 0, 1, 0.0), ("linear", 1, 1, 1, 1.0)}
+    assert {(net, *chosen, "derivative") for chosen in along_data} | {(net, "linear", 1, 1, 1, 1.0, "step")} <= set(found)
     for chosen, config in found.items():
         models = build_models(config)
         params = {role: jax.eval_shape(model.init, jax.random.key(0)) for role, model in models.items()}

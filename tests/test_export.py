@@ -44,7 +44,7 @@ def test_gradient_of_the_three_objectives(options, platform):
     terms = [
         Term("flow_matching", flow_matching(), 2),
         Term("self_evaluation", self_evaluation(s_min=0.25), 1),
-        Term("consistency", consistency(s_law="zero"), 1),
+        Term("consistency", consistency(), 1),
     ]
 
     def step(params, ema, batch, number):

@@ -46,15 +46,15 @@ def exact(x, t, s, cond):
     return toys.exact_map(x, t, s)
 
 
-@pytest.mark.parametrize("s_law", ["zero", "uniform"])
+@pytest.mark.parametrize("at_zero", [1.0, 0.0])
 @pytest.mark.parametrize("hops", [1, 3])
-def test_the_error_of_a_step_is_of_second_order(batch, s_law, hops):
+def test_the_error_of_a_step_is_of_second_order(batch, at_zero, hops):
     """At the exact map, along the exact velocity, only Euler's local error is left: a sixteenth of it on four times the nodes."""
     errors = []
     for nodes in (16, 64):
-        g, metrics = gradients(bare(nodes=nodes, hops=hops, teacher=SELF, s_law=s_law, at_noise=0.2), exact, batch)
+        g, metrics = gradients(bare(nodes=nodes, hops=hops, teacher=SELF, at_zero=at_zero, at_noise=0.2), exact, batch)
         t = metrics["t"]
-        s = times.draw_below(t, tree.sample_keys(KEY, "consistency/s", 0, batch["index"]), 0.0) if s_law == "uniform" else 0.0 * t
+        s = times.draw_below(t, tree.sample_keys(KEY, "consistency/s", 0, batch["index"]), 0.0) if at_zero == 0.0 else 0.0 * t
         errors.append(float(jnp.sqrt(jnp.mean(((t - s)[:, None] * g) ** 2))))
     assert abs(np.log(errors[0] / errors[1]) / np.log(4) - 2.0) < 0.25
 
@@ -97,6 +97,21 @@ def test_guidance_goes_into_the_jumps(batch):
     np.testing.assert_allclose(g[inside], 0.5 - 1.5, atol=1e-6)
     np.testing.assert_allclose(g[~inside], 0.0, atol=1e-6)
     assert inside.any() and not inside.all()
+
+
+def test_consistency_and_mean_flow_in_one_batch(batch):
+    """A share of the rows asks s = 0 and is guided; the others ask s in [s_min t, t] and are not."""
+    cond, null = {"bias": jnp.ones((ROWS, 2))}, {"bias": jnp.zeros((ROWS, 2))}
+    objective = bare(nodes=1, at_zero=0.7, s_min=0.25, teacher=Teacher("ema", 3.0))
+
+    def answer(x, t, s, cond):
+        return 0.5 * cond["bias"] + 10.0 * (s / t)[:, None]  # tells what was asked; the teacher, at s = t, says 10.5 or 10
+
+    g, metrics = gradients(objective, answer, toys.plain_batch(batch["x0"], cond, null))
+    at_zero = np.isclose(g, 0.5 - (10.0 + 1.5), atol=1e-5).all(-1)
+    assert abs(at_zero.mean() - 0.7) < 0.08
+    asked = 1.0 + np.asarray(g[~at_zero, 0]) / 10.0  # one node: t' = s, the target is the plain velocity 10.5
+    assert 0.25 <= asked.min() < 0.3 and 0.95 < asked.max() <= 1.0
 
 
 def test_the_right_side_is_the_averaged_weights_under_the_averaged_prompts(batch):

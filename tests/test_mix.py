@@ -58,7 +58,7 @@ def test_quarters():
 ALL = [
     Term("flow_matching", flow_matching(), 1),
     Term("self_evaluation", self_evaluation(), 1),
-    Term("consistency", consistency(s_law="uniform"), 1),
+    Term("consistency", consistency(at_zero=0.0), 1),
 ]
 RNG = np.random.default_rng(0)
 NET = {"a": jnp.asarray(RNG.normal(size=(2, 2)), jnp.float32), "b": jnp.asarray(RNG.normal(size=2), jnp.float32)}

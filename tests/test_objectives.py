@@ -18,8 +18,8 @@ ROWS = 40_000
 LAW = TimeLaw(mean=-1.0)  # near t = 1 the gradient is right too, but so noisy that many more samples would be needed
 BARE = {
     "flow matching": flow_matching(LAW),
-    "consistency": consistency(LAW, s_law="zero", tangent="none", weighting="none"),
-    "meanflow": consistency(LAW, s_law="uniform", tangent="none", weighting="none"),
+    "consistency": consistency(LAW, at_zero=1.0, tangent="none", weighting="none"),
+    "meanflow": consistency(LAW, at_zero=0.0, tangent="none", weighting="none"),
 }
 
 

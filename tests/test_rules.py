@@ -38,16 +38,16 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
     (dict(path__name="trig"), "path.name", dict(objective__self_evaluation__share=0)),
     *(
         (
-            ALONE | dict(path__name="trig", objective__consistency__share=2, objective__consistency__s_law=law),
+            ALONE | dict(path__name="trig", objective__consistency__share=2, objective__consistency__at_zero=share),
             "path.name",
             dict(objective__consistency__share=0),
         )
-        for law in ("zero", "uniform")
+        for share in (1.0, 0.0)
     ),
     (
-        dict(objective__consistency__share=1, objective__consistency__s_law="uniform"),
-        "objective.consistency.s_law",
-        dict(objective__consistency__s_law="zero"),
+        dict(objective__consistency__share=1, objective__consistency__at_zero=0.5),
+        "objective.consistency.at_zero",
+        dict(objective__consistency__at_zero=1.0),
     ),
     (
         dict(objective__consistency__share=1, objective__self_evaluation__s_min=0.0),
@@ -55,7 +55,13 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
         dict(objective__consistency__share=0),
     ),
     (JUMPS | dict(objective__consistency__velocity="data"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
-    (JUMPS | dict(objective__consistency__s_law="uniform"), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (JUMPS | dict(objective__consistency__at_zero=0.0), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (JUMPS | dict(objective__consistency__at_zero=0.5), "objective.consistency.s_min", dict(objective__consistency__s_min=0.25)),
+    (
+        ALONG_DATA | dict(objective__consistency__at_zero=0.0, objective__consistency__s_min=0.25),
+        "objective.consistency.s_min",
+        dict(objective__consistency__at_zero=0.5),
+    ),
     (JUMPS | dict(objective__flow_matching__share=0), "objective.consistency.velocity", dict(objective__flow_matching__share=1)),
     (JUMPS | dict(objective__consistency__interval=(0.5, 0.5)), "objective.consistency.interval", dict(objective__consistency__share=0)),
     (JUMPS | dict(objective__flow_matching__weight=0.0), "objective.consistency.velocity", dict(objective__flow_matching__weight=1.0)),

@@ -22,11 +22,13 @@ from anystep.shapes import (
     caption,
     check,
     draw,
+    judge,
     make_scene,
     metadata,
     prompt_of,
     prompts,
     relations,
+    scene_of,
     split_of,
 )
 
@@ -283,3 +285,15 @@ def test_prompt_lists_are_balanced_held_out_and_nested():
     bare = prompts(WORLD._replace(color_words=0.0), 0, 60)
     assert all(("color" in line["include"][0]) == (line["tag"] in ("colors", "color_attr")) for line in bare)
     assert {line["include"][1]["position"][0] for line in prompts(WORLD, 0, 40, kinds=("position",))} == set(RELATIONS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_scenes_of_a_prompt(kind):
+    """What the prompt leaves open is drawn anew, what it says stays: the metadata of the new scene are those it was made from."""
+    for colors in (True, False):
+        asked = metadata(make_scene(WORLD, 3, 7, kind=kind), colors)
+        scenes = [scene_of(asked, WORLD, np.random.default_rng(number)) for number in range(12)]
+        assert all(metadata(scene, colors) == asked for scene in scenes)
+        assert len({scene.objects for scene in scenes}) == 12
+        assert all(judge(draw(scene, WORLD) / 127.5 - 1.0, asked, WORLD)["correct"] for scene in scenes[:2])
+    assert (len({scene.objects[0].color for scene in scenes}) > 1) == ("color" not in asked["include"][0])

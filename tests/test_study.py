@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from anystep.bench import _draw, _plan, _sum, study
@@ -16,18 +15,18 @@ def get_plan():
         config="smoke",
         world=small,
         methods={
-            "flow matching": dict(overrides=alone, seeds=1, draws=[("euler", "now")]),
-            "Self-E": dict(overrides=["objective.consistency.share=0"], seeds=1, draws=[("euler", "next"), ("restart", "next")]),
+            "flow matching": dict(overrides=alone, seeds=1, draws=[("euler", "now", 1.0)]),
+            "Self-E": dict(overrides=["objective.consistency.share=0"], seeds=1, draws=[("euler", "next", 1.0), ("restart", "next", 1.0)]),
         },
         steps=(1, 2),
-        scales=(1.0,),
         prompts=24,
         split="dev",
+        variety=(4, 3),
         at_steps=(4, 6),
         at_seconds=(1000,),
         claims=[
             (dict(method="Self-E", sampler="euler", ask="next", scale=1.0, steps=1), "better", dict(method="best", steps=1)),
-            (dict(method="Self-E", sampler="restart", ask="next", scale=1.0, steps=1), "equal", dict(method="best", steps=1)),
+            (dict(method="Self-E", sampler="restart", ask="next", scale=1.0, steps=1), "equal", dict(method="best", steps=1), 0.8),
         ],
     )
 """
@@ -53,8 +52,15 @@ def test_a_study_from_end_to_end(plan, tmp_path, monkeypatch):
     }
     for claim in result["claims"]:
         assert claim["against"][0] == "flow matching" and claim["verdict"] in ("holds", "does not", "unresolved")
-    by_key = {(row["at"], row["ask"], row["sampler"], row["steps"]): row["overall"] for row in result["rows"] if row["method"] == "Self-E"}
-    assert by_key["step 6", "next", "restart", 1] == by_key["step 4", "next", "restart", 1]  # both are step 4
+    by_key = {(row["at"], row["sampler"], row["steps"]): row for row in result["rows"] if row["method"] == "Self-E"}
+    assert set(by_key) == {("end", "restart", 1), ("end", "restart", 2)} | {
+        (at, "euler", steps) for at in ("step 4", "step 6", "end") for steps in (1, 2)
+    }  # the first draw at every point, the others at the end
+    assert by_key["step 6", "euler", 1]["overall"] == by_key["step 4", "euler", 1]["overall"]  # both are step 4
+    assert by_key["end", "euler", 2]["variety"] > 0 and by_key["end", "restart", 2]["variety"] is None
+    assert 0.05 < result["data"]["variety"] < 0.15  # two points of deviation .05 are .05 sqrt(2) apart in each number
+    assert abs(by_key["end", "euler", 2]["norm"] - 1.0) < 0.5 and result["data"]["norm"] == pytest.approx(1.0, abs=0.1)
+    assert all(entry["memory_bytes"] > 1e4 for entry in result["costs"].values())
     assert (tmp_path / "out.png").stat().st_size > 1000
 
     rows = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*.json*")}
@@ -93,9 +99,7 @@ def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
     tags = ["a", "a", "b", "b", "b", "b", "b", "b"]
     asked = _plan.read(str(plan))
     runs = _plan.list_runs(asked, tmp_path)
-    right = {
-        name: np.array([int(letter) for letter in said]) for name, said in (("more", "00111100"), ("even", "11000010"), ("mine", "1" * 8))
-    }
+    right = {name: {"correct": said} for name, said in (("more", "00111100"), ("even", "11000010"), ("mine", "1" * 8))}
     self_e = [("Self-E", "end", sampler, "next", 1.0, 1) for sampler in ("euler", "restart")]
     found = {
         ("flow matching", "end", "euler", "now", 1.0, 1): {0: right["mine"]},
@@ -105,6 +109,8 @@ def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
     place = dict(method="flow matching", sampler="euler", ask="now", scale=1.0, steps=1)
     said = _sum.judged(found, set(found), runs, asked, tags, place, "no worse", dict(method="best", steps=1))
     assert said["against"] == list(self_e[1]) and said["mean"] == pytest.approx(1 - (1 + 1 / 6) / 2) and said["verdict"] == "holds"
+    half = _sum.judged(found, set(found), runs, asked, tags, place, "no worse", dict(method="best", steps=1), 0.5)
+    assert half["mean"] == pytest.approx(1 - (1 + 1 / 6) / 4) and half["share"] == 0.5
     for missing in found:
         complete = set(found) - {missing}
         said = _sum.judged(found, complete, runs, asked, tags, place, "no worse", dict(method="best", steps=1))
@@ -121,9 +127,13 @@ def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
         (("def get_plan", "def plan"), "cannot be read: AttributeError"),
         (("return dict(", "return dict(1 / 0, "), "cannot be read: ZeroDivisionError"),
         (('"restart", ask="next"', '"restart", ask="now"'), "of something that the plan draws"),
-        (('method="best", steps=1)),\n        ]', 'method="best", steps=3)),\n        ]'), "of something that the plan draws"),
-        (('("euler", "now")', '("eule", "now")'), "allowed euler, heun"),
-        (("scales=(1.0,)", "scales=(1 / 3,)"), "at most six digits"),
+        (("steps=1), 0.8)", "steps=1), 0.8, 1)"), r"\(place, claim, place\[, share\]\)"),
+        (("variety=(4, 3)", "variety=(25, 3)"), "variety"),
+        (("variety=(4, 3)", "variety=(4, 1)"), "variety"),
+        (('method="best", steps=1), 0.8)', 'method="best", steps=3), 0.8)'), "of something that the plan draws"),
+        (('("euler", "now", 1.0)', '("eule", "now", 1.0)'), "must be .euler, heun"),
+        (('("euler", "now", 1.0)', '("euler", "now")'), "a scale or None"),
+        (('("euler", "now", 1.0)', '("euler", "now", 1 / 3)'), "at most six digits"),
         (("overrides=alone", 'overrides=["seed=3"]'), "which all methods share"),
     ],
 )
@@ -143,3 +153,9 @@ def test_flags_are_refused(plan, tmp_path):
     with pytest.raises(UserError, match="train.steps"):
         study.main(["--plan", str(plan), "--runs", str(tmp_path)])
     assert not list(tmp_path.glob("*-0"))
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in _plan.PLANS.glob("[!_]*.py")))
+def test_packaged_plans_are_sound(name, tmp_path):
+    runs = _plan.list_runs(_plan.read(name), tmp_path)
+    assert len({_draw.digest(run) for run in runs}) == len({run.method for run in runs}) > 1

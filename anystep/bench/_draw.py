@@ -4,10 +4,12 @@
     python -m anystep.bench._draw rows PLAN FOLDER RUN
 
 A row is one line of rows.jsonl: what was asked (a digest of prompts and guidance), the training step, sampler, ask, scale, steps; then a
-letter a prompt, "1" for right, so that later questions about tags or pairs need no second drawing; `seconds` include compiling.
+letter a prompt, "1" for right, so that later questions about tags or pairs need no second drawing; how the pictures look beside the
+data's (`look`, `variety`); `seconds` include compiling.
 """
 
 import json
+import math
 import statistics
 import time
 import zlib
@@ -44,7 +46,7 @@ def digest(run):
 
 
 def read_costs(folder):
-    """{digest: {"phases": [[first step, seconds per step], ...], "flops_ratio"}}"""
+    """{digest: {"phases": [[first step, seconds per step], ...], "flops_ratio", "memory_bytes"}}"""
     kept = folder / "costs.json"
     return json.loads(kept.read_text()) if kept.exists() else {}
 
@@ -65,6 +67,7 @@ def costs(runs, folder, rounds=5, steps=5):
         entry = found.setdefault(name, {"phases": []})
         entry["phases"].append([first, statistics.median(taken)])
         entry["flops_ratio"] = cases[name, first].flops / base
+        entry["memory_bytes"] = cases[name, first].memory
     write_whole(folder / "costs.json", json.dumps(found, indent=1).encode())
 
 
@@ -97,7 +100,7 @@ def asked_of(run, plan):
     """(metadata of the prompts, digest of all that decides a picture but the key)."""
     metadata = subject(run.config.data, plan["prompts"], plan["split"]).metadata
     settings = run.config.eval
-    said = [metadata, plan["split"], settings.eta, list(settings.interval), settings.energy_preserving]
+    said = [metadata, plan["split"], plan["variety"], settings.eta, list(settings.interval), settings.energy_preserving]
     return metadata, f"{zlib.crc32(json.dumps(said, sort_keys=True, default=str).encode()):08x}"
 
 
@@ -116,7 +119,8 @@ def draw(run, plan, at):
     metadata, asked = asked_of(run, plan)
     prompts, model = [row["prompt"] for row in metadata], None
     for step in sorted(set(at.values())):
-        missing = [key for key in run.keys(plan) if (asked, step, *key) not in done]
+        end = step == run.config.train.steps
+        missing = [key for key in run.keys(plan, end) if (asked, step, *key) not in done]
         if not missing:
             continue
         loaded, params = api.load(run.folder, step)
@@ -127,9 +131,27 @@ def draw(run, plan, at):
             seconds = time.perf_counter() - began
             verdicts = [judge(picture, row) for picture, row in zip(x, metadata, strict=True)]
             said = {name: "".join(str(int(verdict[name])) for verdict in verdicts) for name in ("correct", "joint")}
-            look = {"norm": float(np.sqrt(np.mean(np.square(x)))), "deviation": float(np.mean(np.std(x, axis=(1, 2))))}
             found_by = dict(zip(NAMED, (asked, step, sampler, ask, scale, count), strict=True))
-            writer.write(found_by | said | look | {"seconds": seconds})
+            more = {"seconds": seconds, "variety": None}
+            if end and (sampler, ask, scale) == run.draws[0] and math.prod(plan["variety"]):
+                some, each = plan["variety"]
+                again = [prompt for prompt in prompts[:some] for _ in range(each)]
+                more["variety"] = variety(api.sample_array(model, params, again, count, guide=scale, sampler=sampler, ask=ask), each)
+            writer.write(found_by | said | look(x, run.config.model) | more)
+
+
+def look(x, section):
+    """Of pictures at the door, in units of the data's deviation (the section `model` says how): root mean square, and the mean over
+    pictures and channels of the deviation over pixels. Above the data's own: saturated; below: washed out."""
+    unit = (np.asarray(x) - section.shift) / section.scale
+    return {"norm": float(np.sqrt(np.mean(np.square(unit)))), "deviation": float(np.mean(np.std(unit, axis=(1, 2))))}
+
+
+def variety(x, each):
+    """Mean root-mean-square distance of two pictures of one prompt, at the door; x has `each` of every prompt in turn."""
+    x = np.asarray(x).reshape(-1, each, math.prod(x.shape[1:]))
+    first, second = np.triu_indices(each, 1)
+    return float(np.mean(np.sqrt(np.mean(np.square(x[:, first] - x[:, second]), axis=-1))))
 
 
 if __name__ == "__main__":

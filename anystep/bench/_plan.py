@@ -14,15 +14,16 @@ from anystep.flags import ASKS, SAMPLERS
 FIELDS = {
     "config": str,  # a packaged name or a file
     "world": list,  # overrides of every method: "train.steps=1600"
-    "methods": dict,  # name -> {"overrides": [...], "seeds": n, "draws": [(sampler, ask), ...]} and its own "scales" if it has some
+    "methods": dict,  # name -> {"overrides": [...], "seeds": n, "draws": [(sampler, ask, guidance scale or None = the config's), ...]}
     "steps": tuple,  # of the sampler
-    "scales": tuple,  # of guidance, None = the config's
     "prompts": int,
     "split": str,
+    "variety": tuple,  # (prompts, pictures of each) whose distance is measured
     "at_steps": tuple,  # of training, beside the end: the newest checkpoint not beyond, so let config.checkpoint.every divide them
-    "at_seconds": tuple,
-    "claims": list,  # (place, claim, place); a place has PLACE, or on the right method "best" (of all others) and steps
-}
+    "at_seconds": tuple,  # there, and for the variety, the first of a method's draws is made only
+    "claims": list,  # (place, claim, place) or (place, claim, place, share of the second); a place has PLACE, or, the second, method "best"
+}  # (of all others) and steps
+PLANS = Path(__file__).parent / "plans"
 PLACE = ("method", "sampler", "ask", "scale", "steps")
 
 
@@ -32,8 +33,7 @@ class Run(NamedTuple):
     folder: Path
     arguments: list  # of `anystep train`, without the folder
     config: object
-    draws: list  # (sampler, ask)
-    scales: list
+    draws: list  # (sampler, ask, scale)
 
     def done(self):
         """Whether it is trained. UserError if it was, under another config."""
@@ -42,15 +42,16 @@ class Run(NamedTuple):
             raise UserError(f"{self.folder}: was trained under another config than the plan's now; take another folder for --runs")
         return (self.folder / "model" / "weights.safetensors").exists()
 
-    def keys(self, plan):
-        """(sampler, ask, scale, steps) of everything that is drawn from each checkpoint."""
-        return [(*how, scale, steps) for how in self.draws for scale in self.scales for steps in plan["steps"]]
+    def keys(self, plan, end=True):
+        """(sampler, ask, scale, steps) of everything that is drawn from a checkpoint, the last one or another."""
+        return [(*how, steps) for how in (self.draws if end else self.draws[:1]) for steps in plan["steps"]]
 
 
 def read(name):
-    """The plan of a file. UserError for a file or a field that does not do."""
+    """The plan of a file, or of one of the package's by its name. UserError for a file or a field that does not do."""
     try:
-        spec = importlib.util.spec_from_file_location("anystep_plan", name)
+        packaged = PLANS / f"{name}.py"
+        spec = importlib.util.spec_from_file_location("anystep_plan", packaged if packaged.exists() else name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         plan = dict(module.get_plan())
@@ -61,10 +62,12 @@ def read(name):
     for field, kind in FIELDS.items():
         if not isinstance(plan[field], kind):
             raise UserError(f"--plan {name}: {field!r} must be a {kind.__name__}, is {plan[field]!r}")
+    if len(plan["variety"]) != 2 or not (plan["variety"] == (0, 0) or 0 < plan["variety"][0] <= plan["prompts"] and plan["variety"][1] > 1):
+        raise UserError(f"--plan {name}: variety {plan['variety']!r}: must be (prompts, pictures of each, two or more), or (0, 0)")
     for method, spec in plan["methods"].items():
-        if not {"overrides", "seeds", "draws"} <= set(spec) <= {"overrides", "seeds", "draws", "scales"}:
-            raise UserError(f"--plan {name}: {method!r} needs overrides, seeds and draws, and may have scales")
-        _check_draws(name, method, spec.get("scales", plan["scales"]), spec["draws"])
+        if set(spec) != {"overrides", "seeds", "draws"} or not spec["draws"]:
+            raise UserError(f"--plan {name}: {method!r} needs overrides, seeds and draws")
+        _check_draws(name, method, spec["draws"])
         if any(override.startswith(("data.", "seed=")) for override in spec["overrides"]):
             raise UserError(f"--plan {name}: {method!r} overrides the data or the seed, which all methods share; see 'world' and 'seeds'")
     for claim in plan["claims"]:
@@ -72,24 +75,24 @@ def read(name):
     return plan
 
 
-def _check_draws(name, method, scales, draws):
-    for sampler, ask in draws:
-        if sampler not in SAMPLERS or ask not in ASKS:
-            raise UserError(f"--plan {name}: {method!r} draws {(sampler, ask)!r}: allowed {', '.join(SAMPLERS)}; {', '.join(ASKS)}")
-    for scale in scales:
-        if scale is not None and float(f"{scale:.6g}") != scale:
+def _check_draws(name, method, draws):
+    for draw in draws:
+        if len(draw) != 3 or draw[0] not in SAMPLERS or draw[1] not in ASKS:
+            known = f"({', '.join(SAMPLERS)}; {', '.join(ASKS)}; a scale or None)"
+            raise UserError(f"--plan {name}: {method!r} draws {draw!r}: must be {known}")
+        if (scale := draw[2]) is not None and float(f"{scale:.6g}") != scale:
             raise UserError(f"--plan {name}: scale {scale!r}: at most six digits, which is what a row keeps")
 
 
 def _check_claim(name, plan, claim):
-    if len(claim) != 3 or claim[1] not in compare.CLAIMS:
-        raise UserError(f"--plan {name}: claim {claim!r}: must be (place, claim, place), claim one of {', '.join(compare.CLAIMS)}")
+    if len(claim) not in (3, 4) or claim[1] not in compare.CLAIMS:
+        raise UserError(f"--plan {name}: claim {claim!r}: must be (place, claim, place[, share]), claim one of {', '.join(compare.CLAIMS)}")
     for place, may_be_best in ((claim[0], False), (claim[2], True)):
         if may_be_best and place.get("method") == "best" and place.get("steps") in plan["steps"]:
             continue
-        spec = plan["methods"].get(place.get("method"), {"draws": (), "scales": ()})
-        known = (place.get("sampler"), place.get("ask")) in [tuple(draw) for draw in spec["draws"]]
-        known &= place.get("scale") in spec.get("scales", plan["scales"]) and place.get("steps") in plan["steps"]
+        spec = plan["methods"].get(place.get("method"), {"draws": ()})
+        how = tuple(place.get(part) for part in ("sampler", "ask", "scale"))
+        known = how in [tuple(draw) for draw in spec["draws"]] and place.get("steps") in plan["steps"]
         if not known or set(place) != set(PLACE):
             raise UserError(f"--plan {name}: claim about {place!r}: must be {', '.join(PLACE)} of something that the plan draws")
 
@@ -107,12 +110,10 @@ def list_runs(plan, folder):
                 asked = [*plan["world"], *spec["overrides"], f"seed={seed}", "train.sample_every=0", "checkpoint.keep=100000"]
                 arguments = ["--config", plan["config"], *(f"--config.{override}" for override in asked)]
                 place = folder / f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-{seed}"
-                scales = list(spec.get("scales", plan["scales"]))
-                runs.append(Run(method, seed, place, arguments, configs.load(arguments)[0], [tuple(d) for d in spec["draws"]], scales))
+                runs.append(Run(method, seed, place, arguments, configs.load(arguments)[0], [tuple(draw) for draw in spec["draws"]]))
     for run in runs:
-        for sampler, ask in run.draws:
-            for scale in run.scales:
-                guidance(run.config, scale, sampler, ask)
+        for sampler, ask, scale in run.draws:
+            guidance(run.config, scale, sampler, ask)
     if len({run.folder for run in runs}) < len(runs):
         raise UserError(f"plan: two methods of {', '.join(plan['methods'])} would share a folder")
     if subject(runs[0].config.data, 1, plan["split"]).judge is None:

@@ -4,36 +4,49 @@ import numpy as np
 
 from anystep import compare, logs
 from anystep.bench import _draw as drawn
+from anystep.subjects import subject
 
 
 def summary(runs, plan, folder):
     """{"rows": scores of every method, point, draw, scale and number of steps; "claims": verdicts; "costs"} of what is recorded so far."""
     costs = {run.method: drawn.read_costs(folder)[drawn.digest(run)] for run in runs}
-    tags = [row["tag"] for row in drawn.asked_of(runs[0], plan)[0]]
-    found, at = {}, {}  # (method, point, sampler, ask, scale, steps) -> {seed: truth values}; (method, point) -> training step
+    metadata = drawn.asked_of(runs[0], plan)[0]
+    tags = [row["tag"] for row in metadata]
+    found, at = {}, {}  # (method, point, sampler, ask, scale, steps) -> {seed: row}; (method, point) -> training step
     for run in runs:
         rows = drawn.read_rows(run)
         asked = drawn.asked_of(run, plan)[1]
         for point, step in drawn.points(run, plan, costs[run.method]).items() if rows else ():
             at[run.method, point] = step
-            for key in run.keys(plan):
+            for key in run.keys(plan, point == "end"):
                 if (asked, step, *key) in rows:
-                    right = np.array(list(rows[asked, step, *key]["correct"]), int)
-                    found.setdefault((run.method, point, *key), {})[run.seed] = right
+                    found.setdefault((run.method, point, *key), {})[run.seed] = rows[asked, step, *key]
     complete = {key for key in found if len(found[key]) == plan["methods"][key[0]]["seeds"]}
     return {
         "prompts": len(tags),
         "split": plan["split"],
         "costs": costs,
-        "rows": [score(key, found[key], tags, at, costs) for key in found],
+        "data": of_the_data(runs[0], plan),
+        "rows": [score(key, found[key], metadata, at, costs) for key in found],
         "claims": [judged(found, complete, runs, plan, tags, *claim) for claim in plan["claims"]],
     }
 
 
-def score(key, by_seed, tags, at, costs):
+def of_the_data(run, plan):
+    """How the data's own pictures of the same prompts look, and how far those of one prompt lie apart."""
+    metadata, (some, each) = drawn.asked_of(run, plan)[0], plan["variety"]
+    example = subject(run.config.data, plan["prompts"], plan["split"]).example
+    pictures = np.stack([example(row, 0) for row in metadata])
+    again = np.stack([example(row, number) for row in metadata[:some] for number in range(each)]) if some * each else None
+    return drawn.look(pictures, run.config.model) | {"variety": None if again is None else drawn.variety(again, each)}
+
+
+def score(key, by_seed, metadata, at, costs):
     """One row of the table; `error` as of a difference to a model that is never right."""
     method, point, sampler, ask, scale, steps = key
-    right = stack(by_seed)
+    right, tags = stack(by_seed), [row["tag"] for row in metadata]
+    objects = np.array([sum(entry.get("count", 1) for entry in row.get("include", [{}])) for row in metadata])
+    mean = {name: [row[name] for row in by_seed.values()] for name in ("norm", "deviation", "variety")}
     found = compare.difference(right, np.zeros((1, len(tags))), tags)
     each = compare.overall(right, tags)
     seeds = float(np.std(each, ddof=1) / np.sqrt(len(each))) if len(each) > 1 else None
@@ -49,17 +62,20 @@ def score(key, by_seed, tags, at, costs):
         "seeds": len(each),
         "overall": found.mean,
         "error": float(np.hypot(found.prompts, seeds or 0.0)),
-    } | {tag: float(right[:, np.array(tags) == tag].mean()) for tag in sorted(set(tags))}
+        "tags": {tag: float(right[:, np.array(tags) == tag].mean()) for tag in sorted(set(tags))},
+        "objects": {str(number): float(right[:, objects == number].mean()) for number in sorted(set(objects.tolist()))},
+    } | {name: None if None in values else float(np.mean(values)) for name, values in mean.items()}
 
 
-def judged(found, complete, runs, plan, tags, a, claim, b):
-    """A claim with its difference and verdict; "not recorded" until every seed of both sides is, of all other methods for "best"."""
-    said = {"a": a, "claim": claim, "b": b, "verdict": "not recorded"}
+def judged(found, complete, runs, plan, tags, a, claim, b, share=1.0):
+    """A claim with its difference (a less `share` of b) and verdict; "not recorded" until every seed of both sides is, of all other methods
+    for "best"."""
+    said = {"a": a, "claim": claim, "b": b, "share": share, "verdict": "not recorded"}
     mine, rivals = key_of(a), [key_of(b)] if b["method"] != "best" else others(a["method"], b["steps"], runs, plan)
     if not {mine, *rivals} <= complete:
         return said
     theirs = max(rivals, key=lambda key: compare.overall(stack(found[key]), tags).mean())
-    gap = compare.difference(stack(found[mine]), stack(found[theirs]), tags)
+    gap = compare.difference(stack(found[mine]), share * stack(found[theirs]), tags)
     return said | {"against": list(theirs), **gap._asdict(), "verdict": compare.verdict(gap, claim)}
 
 
@@ -76,7 +92,8 @@ def others(method, steps, runs, plan):
 
 
 def stack(by_seed):
-    return np.stack([by_seed[seed] for seed in sorted(by_seed)])
+    """Truth values [seeds, prompts]."""
+    return np.array([list(by_seed[seed]["correct"]) for seed in sorted(by_seed)], int)
 
 
 def lines_of(result):
@@ -97,7 +114,8 @@ def table(result):
     for claim in result["claims"]:
         a, b = (" ".join(str(part) for part in claim[side].values()) for side in ("a", "b"))
         size = f" ({claim['mean']:+.3f} ± {claim['error']:.3f})" if "mean" in claim else ""
-        out.append(f"{claim['verdict']:12} {a}: {claim['claim']}: {b}{size}")
+        share = "" if claim["share"] == 1.0 else f"{claim['share']:g} of "
+        out.append(f"{claim['verdict']:12} {a}: {claim['claim']}: {share}{b}{size}")
     return "\n".join(out)
 
 

@@ -18,12 +18,12 @@ from anystep.errors import run_main
 
 JUMPS = "--config.objective.consistency."
 DERIVATIVE = [JUMPS + field for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "weighting=adaptive")]
-STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "s_law=zero")]
+STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "at_zero=1.0")]
 CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, floor)
     "flow_matching": ([1, 0, 0], [], "flow_matching", 1.0),
     "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),
-    "consistency": ([0, 0, 1], [*DERIVATIVE, JUMPS + "s_law=zero"], "flow_matching", 4.1 / 3.0),
-    "meanflow": ([0, 0, 1], [*DERIVATIVE, JUMPS + "s_law=uniform"], "flow_matching", 4.1 / 3.0),
+    "consistency": ([0, 0, 1], [*DERIVATIVE, JUMPS + "at_zero=1.0"], "flow_matching", 4.1 / 3.0),
+    "meanflow": ([0, 0, 1], [*DERIVATIVE, JUMPS + "at_zero=0.0"], "flow_matching", 4.1 / 3.0),
     "consistency_step": ([1, 0, 1], STEP, "flow_matching", 4.5 / 3.0),
     "flow_matching_remat": ([1, 0, 0], ["--config.model.remat=True"], "flow_matching_remat", 1.0),
     "consistency_remat": ([0, 0, 1], [*DERIVATIVE, "--config.model.remat=True"], "flow_matching_remat", 4.8 / 3.7),
@@ -74,7 +74,8 @@ def asked(name):
 
 
 class Case:
-    """A compiled training step on one repeated batch, as if `at` steps had been made."""
+    """A compiled training step on one repeated batch, as if `at` steps had been made; its FLOPs, and its bytes as the compiler plans
+    them."""
 
     def __init__(self, config, at):
         import numpy as np
@@ -98,9 +99,11 @@ class Case:
         }
         self.state, self.at = init_state(models, optimizers, config.seed), at
         began = time.perf_counter()
-        self.step = make_train_step(config, models, optimizers)
+        self.step = make_train_step(config, models, optimizers).lower(self.state, {}, self.batch).compile()
         self.run(1)
         self.compile_seconds = time.perf_counter() - began
+        found = self.step.memory_analysis()
+        self.memory = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
 
     def run(self, steps):
         """Seconds per step."""

@@ -1,6 +1,6 @@
 """A study: methods and seeds trained on one world, drawn from the same prompts and noise, compared prompt by prompt.
 
-    anystep bench study --plan FILE.py --runs FOLDER [--out FILE.json] [--only "flow matching"]
+    anystep bench study --plan any_step --runs FOLDER [--out FILE.json] [--only "flow matching"]
 
 The plan (see `_plan`) says which configs, seeds, steps, guidance scales and claims. The same command again goes on where it stopped: runs
 from their checkpoints, rows from FOLDER/<method>-<seed>/rows.jsonl, where the verdict on each picture is kept, so that nothing recorded is
@@ -22,7 +22,7 @@ from anystep.errors import UserError, run_main
 
 def main(argv):
     parser = flags.Parser(prog="anystep bench study", description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", required=True, help="a Python file with get_plan()")
+    parser.add_argument("--plan", required=True, help="a Python file with get_plan(), or the name of one in anystep/bench/plans")
     parser.add_argument("--runs", required=True, help="folder of the runs; the same folder goes on")
     parser.add_argument("--only", default="", help="methods to train now, separated by commas (default: all)")
     parser.add_argument("--out", default="", help="JSON record to write, and a picture beside it")

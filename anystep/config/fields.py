@@ -44,6 +44,7 @@ def many(meaning, item, least=1, most=math.inf):
     return Field(tuple, meaning, item=item, lengths=(least, most))
 
 
+WEIGHTINGS = ("none", "adaptive", "huber")
 POSITIVE = 1e-6  # the smallest value of a number that must not be 0
 
 FIELDS = {
@@ -85,12 +86,14 @@ FIELDS = {
     "objective.prompt_dropout": real("share of rows that see the null prompt", 0.0, 1.0),
     "objective.flow_matching.share": whole("rows in each group of sum-of-shares rows, 0 = off", 0, 1024),
     "objective.flow_matching.weight": real("of its mean in the loss", 0.0, 1e6),
+    "objective.flow_matching.weighting": one_of("of a sample: its squares, by 1 / them, by 1 / the root of them", *WEIGHTINGS),
     "objective.self_evaluation.share": whole("rows in each group of sum-of-shares rows, 0 = off", 0, 1024),
     "objective.self_evaluation.weight": real("of its mean in the loss", 0.0, 1e6),
     "objective.self_evaluation.start": whole("first step that it counts in", 0),
     "objective.self_evaluation.s_min": real("smallest s / t that is asked", 0.0, 1.0),
     "objective.self_evaluation.anneal": whole("steps over which it comes in", 0),
     "objective.self_evaluation.renorm": switch("give the target the norm of the data"),
+    "objective.self_evaluation.weighting": one_of("as that of flow_matching", *WEIGHTINGS),
     "objective.self_evaluation.dropped": one_of("rows without a prompt: ask s = t, or keep s", "diagonal", "keep"),
     "objective.self_evaluation.auxiliary_k": real("of the evaluator, the null prompt's part; the rest is the fake's, 1 = none", 0.0, 1.0),
     "objective.self_evaluation.auxiliary_start": whole("first step of the fake term; its words take two of model.text.length", 0),
@@ -99,7 +102,8 @@ FIELDS = {
     "objective.consistency.share": whole("rows in each group of sum-of-shares rows, 0 = off", 0, 1024),
     "objective.consistency.weight": real("of its mean in the loss", 0.0, 1e6),
     "objective.consistency.start": whole("first step that jumps in; before, its rows are flow matching", 0),
-    "objective.consistency.s_law": one_of("asked s: 0 (sCM) or anywhere in [0, t] (MeanFlow)", "zero", "uniform"),
+    "objective.consistency.at_zero": real("share of its rows at s = 0 (consistency); the others at s > 0 (MeanFlow)", 0.0, 1.0),
+    "objective.consistency.s_min": real("smallest s / t of those others", 0.0, 1.0),
     "objective.consistency.nodes": whole("0 = by jax.jvp, N = by a step on a grid of N nodes", 0, 1000),
     "objective.consistency.hops": whole("nodes that one step goes over", 1, 1000),
     "objective.consistency.velocity": one_of("along what: noise - x0, or what the averaged weights answer at s = t", "data", "ema"),
@@ -108,9 +112,7 @@ FIELDS = {
     "objective.consistency.at_noise": real("share of its rows at t = 1", 0.0, 1.0),
     "objective.consistency.warmup": whole("steps over which the tangent comes in", 0),
     "objective.consistency.tangent_norm": one_of("what tames the tangent", "none", "clip", "l2", "rms"),
-    "objective.consistency.weighting": one_of(
-        "of a sample: squares, by 1 / them, by 1 / the root of them, absolute values", "none", "adaptive", "huber", "l1"
-    ),
+    "objective.consistency.weighting": one_of("as that of flow_matching, or absolute values", *WEIGHTINGS, "l1"),
     "optim.name": one_of("optimizer", "adamw", "muon"),
     "optim.lr": real("learning rate after the warm-up", 0.0, 100.0),
     "optim.final_lr": real("of the cosine, as a fraction of lr", 0.0, 1.0),

@@ -86,8 +86,8 @@ def one_meaning_of_s(c):
     """Self-E asks that the re-noised answer is right at level s, MeanFlow for the end of the path at s: they agree at s = t only."""
     if not (c.objective.self_evaluation.share and c.objective.consistency.share):
         return
-    if c.objective.consistency.s_law == "uniform":
-        refuse("objective.consistency.s_law", "uniform", "'zero' next to self_evaluation: on 0 < s < t they ask one input for two answers")
+    if (share := c.objective.consistency.at_zero) < 1:
+        refuse("objective.consistency.at_zero", share, "1 next to self_evaluation: on 0 < s < t they ask one input for two answers")
     if c.objective.self_evaluation.s_min == 0:
         refuse("objective.self_evaluation.s_min", 0.0, "> 0 next to consistency, which owns s = 0: its limit there is another answer")
 
@@ -109,12 +109,12 @@ def jumps_have_a_teacher(c):
         refuse(
             "objective.consistency.guidance", jumps.guidance, "1 along the data; config.objective.consistency.velocity = 'ema' is guided"
         )
-    if jumps.s_law == "uniform" and jumps.guidance != 1:
-        refuse(
-            "objective.consistency.guidance",
-            jumps.guidance,
-            "1 for s_law = 'uniform': as s nears t, guided jumps would meet the plain velocity",
-        )
+    if jumps.at_zero == 0 and jumps.guidance != 1:
+        refuse("objective.consistency.guidance", jumps.guidance, "1 for at_zero = 0: only jumps to s = 0 are guided")
+    if jumps.at_zero == 0 and jumps.s_min:
+        refuse("objective.consistency.s_min", jumps.s_min, "0 for at_zero = 0: nothing else trains s = 0, where every sampler ends")
+    if 0 < jumps.at_zero < 1 and jumps.guidance != 1 and jumps.s_min == 0:
+        refuse("objective.consistency.s_min", 0.0, "> 0 for guided jumps to s = 0 next to plain ones above: their limit is another answer")
     if jumps.velocity == "data" and jumps.weighting == "l1":
         refuse("objective.consistency.weighting", "l1", "none, adaptive or huber along the data, whose median is not their mean")
     if jumps.hops > max(jumps.nodes, 1):
@@ -148,8 +148,8 @@ def path_has_objective(c):
 
 def something_to_ask(c):
     """Consistency at s = 0 alone knows two questions, s = t and s = 0: half is neither."""
-    hybrid = c.objective.consistency.share and c.objective.consistency.s_law == "zero"
-    if c.eval.ask == "half" and hybrid and not c.objective.self_evaluation.share:
+    jumps = c.objective.consistency.share and c.objective.consistency.at_zero == 1
+    if c.eval.ask == "half" and jumps and not c.objective.self_evaluation.share:
         refuse("eval.ask", "half", "next, now or zero for consistency at s = 0 alone, which has no answer there")
 
 

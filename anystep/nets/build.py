@@ -31,13 +31,13 @@ def image_tokens(config):
 def ends(objective):
     """What s < t will have been trained to mean."""
     judged, mapped = objective.self_evaluation.share > 0, objective.consistency.share > 0
-    if mapped and objective.consistency.s_law == "zero":
+    if mapped and objective.consistency.at_zero == 1:
         return "hybrid"
     return "map" if mapped else "renoise" if judged else "none"
 
 
 def gap(objective):
-    """Below which share of t nobody may ask, s = 0 of a hybrid apart. Consistency at s = 0 alone knows s = t and s = 0."""
+    """Below which share of t nobody may ask, s = 0 of jumps apart. Consistency at s = 0 alone knows s = t and s = 0."""
     if objective.self_evaluation.share:
         return objective.self_evaluation.s_min
-    return 1.0 if ends(objective) == "hybrid" else 0.0
+    return {"hybrid": 1.0, "map": objective.consistency.s_min, "none": 0.0}[ends(objective)]

@@ -10,10 +10,11 @@ u(x_t, t, s) and the averaged weights' u(x_t', t', s):
     g = (t - t') / (t - s) [ (u - v) + r (t' - s) du/dt ],    so that at r = 1 the target u - g is the mean velocity of the walk and
                                                               the jump after it, ((t - t') v + (t' - s) u(x_t', t', s)) / (t - s)
 
-s = 0 always ("zero") is consistency; s ~ U(0, t) ("uniform") is MeanFlow. Seen from the trig path through Prop. 3.1, sCM's gradient is
-this one's at s = 0 times (1 - t)(1 - 2 t + 2 t^2) per sample: a weight, not another method (tests/test_objectives.py). g has zero mean at
-the exact flow map. Over a step it has Euler's error along the model's own velocity; along the data there is also a bias of second order
-in the step, from the spread of v about its mean. Normalising g (`tangent`) buys calm with a bias.
+s = 0 always is consistency; s ~ U(0, t) is MeanFlow; a share `at_zero` of the rows at s = 0 and the others at s ~ U(s_min t, t) is both.
+Seen from the trig path through Prop. 3.1, sCM's gradient is this one's at s = 0 times (1 - t)(1 - 2 t + 2 t^2) per sample: a weight, not
+another method (tests/test_objectives.py). g has zero mean at the exact flow map. Over a step it has Euler's error along the model's own
+velocity; along the data there is also a bias of second order in the step, from the spread of v about its mean. Normalising g (`tangent`)
+buys calm with a bias.
 
 v is noise - x0 ("data"), or what the averaged weights answer at s = t under guidance ("ema"): the model is then the teacher of its own
 jumps, and guidance is inside them. With live weights on the right side of a step small models collapsed. Along its own velocity one input
@@ -39,7 +40,10 @@ from anystep.weighting import calm, l1, weighted
 
 
 class Teacher(NamedTuple):
-    """Along what a jump is learned. velocity: "data" | "ema"; guidance w of the latter within `interval` of the path's time."""
+    """Along what a jump is learned. velocity: "data" | "ema"; guidance w of the latter at s = 0, within `interval` of the path's time.
+
+    Jumps to s > 0 are never guided: as s nears t they must meet the plain velocity.
+    """
 
     velocity: str = "data"
     guidance: float = 1.0
@@ -52,7 +56,8 @@ TOUCHING = 1e-4  # a node nearer than this to t is t
 
 def consistency(
     law: TimeLaw = LOGIT_NORMAL,
-    s_law="zero",
+    at_zero=1.0,
+    s_min=0.0,
     nodes=0,
     hops=1,
     teacher: Teacher = DATA,
@@ -67,10 +72,10 @@ def consistency(
     nodes: 0 takes the derivative by `jax.jvp`, N a step to the next lower of the N nodes of a sampler's grid (warped as `law`): stable
     where the derivative is not, exact only up to N Euler steps. hops: over how many nodes a step walks, a guided evaluation each. With 1
     the jumps learn from lower jumps, and what they know climbs node by node at the pace of the averages; with N from the whole walk.
-    at_noise: share of rows at t = 1, where one step starts and where no continuous law puts a row. tangent: "none" | "clip" | "l2" | "rms"
-    (see `weighting`). "clip" bounds the drift alone, which leaves the flow-matching part untouched; "l2" and "rms" normalise the whole g
-    as sCM and SANA-Sprint do. weighting: "none" | "adaptive" | "huber" | "l1" (of where the jump ends). r grows over `warmup` steps after
-    `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted loss.
+    at_zero, s_min: see above. at_noise: share of rows at t = 1, where one step starts and where no continuous law puts a row. tangent:
+    "none" | "clip" | "l2" | "rms" (see `weighting`); "clip" bounds the drift alone, which leaves the flow-matching part untouched, "l2" and
+    "rms" normalise the whole g as sCM and SANA-Sprint do. weighting: "none" | "adaptive" | "huber" | "l1" (of where the jump ends). r grows
+    over `warmup` steps after `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted loss.
     """
 
     def objective(models, roles, batch, key, step):
@@ -78,13 +83,10 @@ def consistency(
         assert net.path is LINEAR, "use the linear path; as_trig serves the same weights as a TrigFlow network"
         begun = step >= start
         point = _draw(law, at_noise, begun, batch, key, step)
-        s = jnp.zeros_like(point.t)
-        if s_law == "uniform":
-            s = times.draw_below(point.t, tree.sample_keys(key, "consistency/s", step, batch["index"]), 0.0)
-        s = jnp.where(begun, s, point.t)
+        s = jnp.where(begun, _draw_s(point.t, at_zero, s_min, batch, key, step), point.t)
 
         def along(x, t):
-            return _answer(net, roles, batch, x, t, teacher) if teacher.velocity == "ema" else point.v
+            return _answer(net, roles, batch, x, t, s, teacher) if teacher.velocity == "ema" else point.v
 
         if nodes:
             grid = times.grid(nodes, law.shift)
@@ -119,15 +121,27 @@ def _draw(law, at_noise, begun, batch, key, step):
     return point._replace(t=t, x_t=interpolate(LINEAR, batch["x0"], point.noise, t))
 
 
-def _answer(net, roles, batch, x, t, teacher):
-    """The guided velocity of the averaged weights at s = t."""
+def _draw_s(t, at_zero, s_min, batch, key, step):
+    """0 on a share `at_zero` of the rows, elsewhere U(s_min t, t)."""
+
+    def keys(name):
+        return tree.sample_keys(key, f"consistency/{name}", step, batch["index"])
+
+    if at_zero == 1.0:
+        return jnp.zeros_like(t)
+    return jnp.where(tree.uniform(keys("at_zero")) < at_zero, 0.0, times.draw_below(t, keys("s"), s_min))
+
+
+def _answer(net, roles, batch, x, t, s, teacher):
+    """The velocity of the averaged weights at s = t, guided for rows that jump to 0."""
 
     def under(cond):
         return lambda x, t, s: net.velocity(roles.ema["net"], x, t, s, cond)
 
     velocity = under(batch["ema_cond"])
     if teacher.guidance != 1.0:
-        velocity = classifier_free(under(batch["ema_null"]), teacher.guidance, interval=teacher.interval)(velocity)
+        scale = jnp.where(s > 0, 1.0, teacher.guidance)
+        velocity = classifier_free(under(batch["ema_null"]), scale, interval=teacher.interval)(velocity)
     return jax.lax.stop_gradient(velocity(x, t, t)[0])
 
 

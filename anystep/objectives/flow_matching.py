@@ -4,15 +4,17 @@ two-time network."""
 from anystep.arrays import mean_square
 from anystep.objectives.draws import draw_point
 from anystep.times import LOGIT_NORMAL, TimeLaw
+from anystep.weighting import weighted
 
 
-def flow_matching(law: TimeLaw = LOGIT_NORMAL):
-    """An Objective; metric: the time of each sample."""
+def flow_matching(law: TimeLaw = LOGIT_NORMAL, weighting="none"):
+    """An Objective. weighting of a sample: "none" | "adaptive" | "huber" (see `weighting`). Metrics: t, error = its squares."""
 
     def objective(models, roles, batch, key, step):
         net = models["net"]
         point = draw_point("flow_matching", net.path, law, batch, key, step)
         u, _ = net.velocity(roles.params["net"], point.x_t, point.t, point.t, batch["cond"])
-        return mean_square(u - point.v), {"t": point.t}, {}
+        error = mean_square(u - point.v)
+        return weighted(error, weighting), {"t": point.t, "error": error}, {}
 
     return objective

@@ -26,6 +26,7 @@ from anystep.arrays import expand, mean_square, norm, rms
 from anystep.objectives.draws import draw_point
 from anystep.path import LINEAR
 from anystep.times import LOGIT_NORMAL, TimeLaw
+from anystep.weighting import weighted
 
 
 class Auxiliary(NamedTuple):
@@ -47,14 +48,22 @@ def mixing_ratio(t, s):
 
 
 def self_evaluation(
-    law: TimeLaw = LOGIT_NORMAL, s_min=0.0, anneal=1, renorm=True, dropped="diagonal", start=0, auxiliary: Auxiliary = NONE
+    law: TimeLaw = LOGIT_NORMAL,
+    s_min=0.0,
+    anneal=1,
+    renorm=True,
+    dropped="diagonal",
+    start=0,
+    auxiliary: Auxiliary = NONE,
+    weighting="none",
 ):
     """An Objective on s in [max(1 - tau, s_min) t, t], tau growing from 0 to 1 over `anneal` steps after `start`.
 
     dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says
     nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. The fake term wants
-    batch["fake"], tokens of the prompts behind the words "fake image", and from its start on one more forward and backward. Metrics: t,
-    error = the loss without the fake's own, the norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's loss.
+    batch["fake"], tokens of the prompts behind the words "fake image", and from its start on one more forward and backward. weighting of a
+    sample: "none", as in the paper, or "adaptive" | "huber" (see `weighting`). Metrics: t, error = the squares without the fake's own, the
+    norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's loss.
     """
 
     def objective(models, roles, batch, key, step):
@@ -101,6 +110,6 @@ def self_evaluation(
             "norm_ratio": (norm(x0_hat) / norm(x0)).reshape(-1),
             "correction": rms(correction).reshape(-1),
         }
-        return error + auxiliary.weight * fake_loss, metrics | {"fake": fake_loss}, {}
+        return weighted(error, weighting) + auxiliary.weight * fake_loss, metrics | {"fake": fake_loss}, {}
 
     return objective

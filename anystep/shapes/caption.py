@@ -1,4 +1,5 @@
-"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata. At most 13 words each.
+"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata, at most 13 words each; and
+from metadata back to a scene.
 
 single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none. "A and B" names the
 left or upper object first, as people do; a relation is told from either side.
@@ -6,7 +7,7 @@ left or upper object first, as people do; a relation is told from either side.
 
 import numpy as np
 
-from anystep.shapes.scene import KINDS, RELATIONS, Object, Scene, World, make_scene
+from anystep.shapes.scene import KINDS, LISTED, RELATIONS, Object, Scene, World, make_scene, place, reading_order
 
 NUMBERS = {2: "two", 3: "three"}
 PHRASES = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of"), "above": ("above",), "below": ("below",)}
@@ -94,3 +95,17 @@ def prompts(world: World, seed: int, n: int, split: str = "test", kinds: tuple[s
     """Metadata of n evaluation prompts, the kinds in turn, so that every prefix is balanced. A longer list begins with a shorter one."""
     colors = world.color_words > 0.0
     return [metadata(make_scene(world, seed, i, split, kinds[i % len(kinds)]), colors) for i in range(n)]
+
+
+def scene_of(asked: dict, world: World, rng: np.random.Generator) -> Scene:
+    """A scene that metadata describes, places and unnamed colours drawn anew."""
+    entries = [entry for entry in asked["include"] for _ in range(entry["count"])]
+    relation = None
+    if asked["tag"] == "position":
+        entries = entries[::-1]
+        relation = entries[0]["position"][0]
+    things = [(entry["class"], entry.get("color") or _pick(rng, world.colors)) for entry in entries]
+    scene = place(asked["tag"], things, relation, rng)
+    if asked["tag"] in LISTED and reading_order(scene.objects) != scene.objects:
+        scene = scene._replace(objects=tuple(at._replace(shape=a, color=b) for at, (a, b) in zip(scene.objects[::-1], things, strict=True)))
+    return scene

@@ -17,6 +17,7 @@ from anystep.errors import UserError
 from anystep.shapes.silhouette import COLORS, SILHOUETTES
 
 KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+LISTED = ("two_object", "color_attr")  # told as "A and B"
 RELATIONS = ("left of", "right of", "above", "below")
 SPLITS = ("train", "dev", "test")
 
@@ -144,9 +145,14 @@ def make_scene(world: World, seed: int, index: int, split: str = "train", kind: 
         extent = f"{len(world.shapes)} shapes and {len(world.colors)} colors"
         raise UserError(f"split = {split!r}: a world of {extent} has no {kind!r} scene in it")
     relation = RELATIONS[int(rng.random() * len(RELATIONS))] if kind == "position" else None
+    scene = place(kind, things, relation, rng)
+    return scene._replace(objects=reading_order(scene.objects)) if kind in LISTED else scene
+
+
+def place(kind: str, things: list[tuple[str, str]], relation: str | None, rng: np.random.Generator) -> Scene:
+    """A scene of (shape, color) at drawn places and sizes."""
     places = _places(rng, len(things), relation)
-    objects = tuple(Object(*thing, *place) for thing, place in zip(things, places, strict=True))
-    return Scene(kind, _reading_order(objects) if kind in ("two_object", "color_attr") else objects, relation)
+    return Scene(kind, tuple(Object(*thing, *place) for thing, place in zip(things, places, strict=True)), relation)
 
 
 def _things(world: World, kind: str, u: list[float]) -> list[tuple[str, str]] | None:
@@ -160,7 +166,7 @@ def _things(world: World, kind: str, u: list[float]) -> list[tuple[str, str]] | 
     return None if first[differ] == second[differ] else [first, second]
 
 
-def _reading_order(objects):
+def reading_order(objects):
     """Two objects as a person lists them, left or upper one first, by the axis that separates them more: the order of "A and B"."""
     first, second = objects
     dx, dy = second.x - first.x, second.y - first.y
