@@ -14,7 +14,7 @@ from anystep.errors import UserError, run_main
 def parse(argv):
     """The checked flags."""
     parser = flags.Parser(prog="anystep evaluate", description="Score a model at every step count.")
-    parser.add_argument("--model", required=True, help="folder of a saved model, or work directory of a run")
+    parser.add_argument("--model", default="shapes", help="folder of a saved model, work directory of a run, or name of a packaged model")
     flags.add_drawing(parser)
     parser.add_argument("--prompts", type=flags.whole(1, 100_000), help="number of prompts (default: config.eval.prompts)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the prompts and of the noise")
@@ -39,7 +39,7 @@ def main(argv):
     how = {"sampler": args.sampler or settings.sampler, "ask": args.ask or settings.ask}
     scale, inside = api.guidance(model.config, args.scale, **how)
     split = args.split or ("test" if model.config.data.kind == "shapes" else "dev")
-    metadata, judge, show = subject(model.config.data, args.prompts or settings.prompts, split, args.seed)
+    metadata, judge, _, show = subject(model.config.data, args.prompts or settings.prompts, split, args.seed)
     if judge is None:
         raise UserError(f"--model {args.model!r}: learned data.kind = {model.config.data.kind!r}, for which there is no judge")
 

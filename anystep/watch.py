@@ -24,7 +24,7 @@ class Watch:
         self.subject = subject(config.data, min(BATCH, config.eval.prompts)) if config.train.sample_every else None
 
     def __call__(self, step, params):
-        metadata, judge, show = self.subject
+        metadata, judge, _, show = self.subject
         prompts = [row["prompt"] for row in metadata]
         c = self.config.objective.consistency
         ask = "now" if c.share and step <= c.start else None  # no jump was trained yet
