@@ -77,7 +77,7 @@ def folder_of(name):
     for folder in (epath.Path(name), PACKAGED / name):
         if (folder / weights.CONFIG).exists():
             return folder
-    known = ", ".join(sorted(folder.name for folder in PACKAGED.iterdir()))
+    known = ", ".join(sorted(folder.name for folder in PACKAGED.glob("*")))
     raise UserError(
         f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory nor packaged ({known})"
     )

@@ -96,6 +96,18 @@ def restore(workdir, abstract, iterator=None, step: int | None = None, partial: 
     raise UserError(f"{epath.Path(workdir) / FOLDER}: none of the checkpoints {steps} can be read")
 
 
+def read_info(workdir, step: int) -> dict:
+    """What the caller of `save` wanted to find again. ValueError if it is not what was saved."""
+    return _read_note(_step_path(workdir, step))["info"]
+
+
+def drop_after(workdir, step: int) -> None:
+    """Deletes the checkpoints of later steps; one process does."""
+    if jax.process_index() == 0:
+        for later in [saved for saved in committed_steps(workdir) if saved > step]:
+            _step_path(workdir, later).rmtree()
+
+
 def saved_tree(workdir, step: int) -> dict:
     """What checkpoint `step` holds, as nested dicts of jax.ShapeDtypeStruct: a branch of it can be handed to `restore(...,
     partial=True)`."""

@@ -1,7 +1,15 @@
-"""What stands between a run and its end: the request to stop. Saving and leaving with exit code 42 ("restart me") is the main's part."""
+"""What stands between a run and its end: the request to stop, and a watchdog for the run that does neither. Saving and leaving with exit
+code 42 ("restart me") is the main's part. Which steps are believed: `spikes`."""
 
+import faulthandler
+import os
 import signal
+import statistics
 import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
 
 import jax
 from jax.experimental import multihost_utils
@@ -43,3 +51,47 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+class Watchdog:
+    """Ends a process in which nothing happens any more: all stacks to stderr, exit code 42.
+
+    `beat()` after every step; a step may take `factor` medians of the last ones, but at least `least` seconds. `busy()` before what takes
+    as long as it takes (compiling, restoring, drawing): until the next beat `most` seconds are allowed.
+    """
+
+    def __init__(self, least=60.0, factor=3.0, most=1800.0, leave: Callable[[int], object] = os._exit, clock=time.monotonic):
+        self.least, self.factor, self.most, self.leave, self.clock = least, factor, most, leave, clock
+        self.taken: deque[float] = deque(maxlen=64)
+        self.last, self.is_busy, self.ended = clock(), True, threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+
+    def beat(self):
+        now = self.clock()
+        if not self.is_busy:
+            self.taken.append(now - self.last)
+        self.last, self.is_busy = now, False
+
+    def busy(self):
+        self.is_busy = True
+
+    def limit(self) -> float:
+        """Seconds after the last beat."""
+        if self.is_busy:
+            return self.most
+        return max(self.least, self.factor * statistics.median(self.taken)) if self.taken else self.most
+
+    def _watch(self):
+        while not self.ended.wait(min(1.0, self.least / 4)):
+            if self.clock() - self.last > self.limit():
+                print(f"WATCHDOG: no step ended within {self.limit():.0f} s; leaving with {RESTART}", file=sys.stderr, flush=True)
+                faulthandler.dump_traceback(file=sys.stderr)
+                self.leave(RESTART)
+                return

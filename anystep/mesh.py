@@ -11,9 +11,11 @@ contiguous block of rows of the global batch; the price is that a ring over seve
 """
 
 import math
+import re
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from anystep import tree
@@ -22,6 +24,31 @@ from anystep.errors import UserError
 AXES = ("data", "fsdp")
 ROWS = (AXES,)
 """The spec of an activation whose first axis is the batch, for `constrain`."""
+
+
+HEARTBEAT = 20  # seconds of silence after which a process counts as dead, and takes the others with it
+
+
+def join(address: str) -> None:
+    """Makes this process one of several: "" for one alone, "auto" where a cluster says who is who (TPU pods, Slurm, Kubernetes), or
+    "HOST:PORT,PROCESSES,ID". Before anything asks for a device. UserError for anything else, or if the others are not found."""
+    if not address:
+        return
+    asked = {}
+    if address != "auto":
+        parts = address.split(",")
+        if (
+            len(parts) != 3
+            or not re.fullmatch(r".+:\d+", parts[0])
+            or not (parts[1] + parts[2]).isdecimal()
+            or int(parts[2]) >= int(parts[1])
+        ):
+            raise UserError(f'--processes {address!r}: must be "auto" or HOST:PORT,PROCESSES,ID with 0 <= ID < PROCESSES')
+        asked = dict(coordinator_address=parts[0], num_processes=int(parts[1]), process_id=int(parts[2]))
+    try:
+        jax.distributed.initialize(**asked, heartbeat_timeout_seconds=HEARTBEAT)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--processes {address!r}: {' '.join(str(error).split())[:200]}") from None
 
 
 def make_mesh(mesh_config) -> Mesh:
@@ -96,3 +123,10 @@ def state_bytes(abstract, shardings) -> int:
     """Bytes that each device holds of a tree under its shardings, exactly (the rule splits evenly, so every device holds the same)."""
     leaves = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     return sum(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)
+
+
+def on_every_host(tree):
+    """numpy arrays of a tree of global arrays, whole on every process; all must ask."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

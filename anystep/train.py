@@ -8,7 +8,7 @@ me again.
 """
 
 import json
-import time
+import sys
 
 from anystep.errors import UserError, run_main
 
@@ -21,12 +21,13 @@ def main(argv):
     parser = Parser(prog="anystep train", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", default="", help="where everything is written; a local path or gs://")
     parser.add_argument("--dry_run", action="store_true", help="print one JSON line of sizes and costs, and leave")
+    parser.add_argument("--processes", default="", help="of a run on several hosts: auto, or HOST:PORT,PROCESSES,ID for this one")
     flags = parser.parse_args(rest)
     if not flags.dry_run and not flags.workdir:
         raise UserError("--workdir: missing; a folder to write to")
     if flags.dry_run:
         return dry_run(config)
-    return train(config, flags.workdir)
+    return train(config, flags.workdir, flags.processes)
 
 
 def build(config):
@@ -41,7 +42,7 @@ def build(config):
     mesh = meshes.make_mesh(config.mesh)
     models = build_models(config, meshes.constrain)
     optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
-    abstract = jax.eval_shape(lambda: init_state(models, optimizers, config.seed))
+    abstract = jax.eval_shape(lambda: init_state(models, optimizers, config.seed, config.train.guard.window))
     shardings, whole = meshes.shard_rule(abstract, mesh)
     return mesh, models, optimizers, abstract, shardings, whole
 
@@ -68,7 +69,7 @@ def dry_run(config):
     print(json.dumps(facts))
 
 
-def train(config, workdir):
+def train(config, workdir, processes=""):
     import jax
     from clu.parameter_overview import get_parameter_overview
     from etils import epath
@@ -78,77 +79,132 @@ def train(config, workdir):
     from anystep.cache import use_compile_cache
     from anystep.data import make_stream
     from anystep.files import write_whole
-    from anystep.guard import RESTART, Stop
+    from anystep.guard import RESTART, Stop, Watchdog
     from anystep.state import EMA
     from anystep.train_step import abstract_batch, count_flops, make_train_step
     from anystep.watch import Watch
 
     # ---------------------------------------------------------------- what the config decides
-    began = time.monotonic()
+    ledger = logs.Ledger()
     workdir = epath.Path(workdir)
     begun = checkpoint.committed_steps(workdir)
     also = () if config.train.also == "none" else (config.train.also,)
     check(config, workdir, begun, also)
+    meshes.join(processes)
     use_compile_cache()
     mesh, models, optimizers, abstract, shardings, _ = build(config)
     stream = make_stream(config.data, models["text"].tokenize, config.seed, config.data.batch, jax.process_index(), jax.process_count())
-    rows = meshes.batch_sharding(mesh)
+    rows, first = meshes.batch_sharding(mesh), jax.process_index() == 0
+    target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
-    # ---------------------------------------------------------------- where the run stands
-    with Stop() as stop, jax.set_mesh(mesh):
-        if jax.process_index() == 0:
+    with Stop() as stop, Watchdog() as watchdog, jax.set_mesh(mesh):
+        # ------------------------------------------------------------ where the run stands
+        ledger.now("restore")
+        if first:
             write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=1).encode())
             write_whole(workdir / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False).encode())
+        rewinds = 0
         if begun:
-            target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
-            start, state, _ = checkpoint.restore(workdir, target, stream)
-            said = f"going on from step {start}"
+            start, state, info = checkpoint.restore(workdir, target, stream)
+            rewinds, said = info["rewinds"], f"going on from step {start}"
         else:
             start, state = 0, first_state(config, models, optimizers, shardings)
             said = f"starting from {config.init_from}" if config.init_from else "starting from fresh weights"
 
         # ------------------------------------------------------------ the loop
+        ledger.now("compile")
+        guard = config.train.guard
         step_fn = make_train_step(config, models, optimizers, shardings, rows)
         cost = count_flops(config, models, optimizers, abstract_batch(config, models))
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
-        writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if jax.process_index() == 0 else None
+        writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if first else None
         watch = Watch(config, workdir, writer)
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
-        row, pending, saved, last = {"start": start}, None, lambda: True, start
-        for step in range(start + 1, config.train.steps + 1):
-            state, metrics = step_fn(state, {}, meshes.device_batch(next(stream), mesh))
+        row, pending, doubted, saved, step, last = {"start": start}, None, None, lambda: True, start, start
+        while step < config.train.steps:
+            step += 1
+            compiling = ledger.account == "compile"
+            ledger.now("data")
+            batch = meshes.device_batch(next(stream), mesh)
+            ledger.now("compile" if compiling else "step")
+            state, metrics = step_fn(state, {}, batch)
+            if compiling:
+                jax.block_until_ready(metrics)
+                ledger.now("step")
             if step % config.train.log_every == 0 or step == config.train.steps:
-                row |= {"step": step, "seconds": time.monotonic() - began, **metrics, **progress.rates()}
+                row |= {"step": step, **ledger.row(), **metrics, **progress.rates()}
             if pending is not None:  # fetched one step late, so that the device is never waited for
                 progress.loss = report(writer, pending)
                 pending = None
             if "step" in row:
                 pending, row = row, {}
+            if doubted is not None and int(doubted) >= guard.patience:
+                saved()
+                rewinds += 1
+                step, state = rewind(workdir, target, rewinds, guard.rewinds)
+                progress.say(f"{guard.patience} steps in a row were not believed: back to step {step}, on with other data")
+                row, pending, doubted = {"start": step, "rewinds": rewinds}, None, None
+                continue
+            doubted = metrics["guard/in_row"] if step % guard.patience == 0 else None
+            watchdog.beat()
             progress.update(step)
             if config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps):
+                watchdog.busy()
+                ledger.now("sample")
                 watch(step, state.ema[EMA])
+                ledger.now("step")
             leaving = stop(step)
             if leaving or step % config.checkpoint.every == 0 or step in (1, config.train.steps):
+                watchdog.busy()
+                jax.block_until_ready(state)
+                ledger.now("save")
                 saved()
-                saved = checkpoint.save(workdir, step, state, stream, {"config": config.to_dict()}, config.checkpoint.keep)
-                last = step
+                info = {"config": config.to_dict(), "in_row": int(state.guard.in_row), "rewinds": rewinds}
+                saved, last = checkpoint.save(workdir, step, state, stream, info, config.checkpoint.keep), step
+                if step == 1:
+                    saved()  # at once: however often a run is killed from now on, it gets further
+                ledger.now("step")
             if leaving and step < config.train.steps:
                 break
 
         # ------------------------------------------------------------ the end
+        watchdog.busy()
         if pending is not None:
             report(writer, pending)
+        ledger.now("save")
         written = saved()
         progress.close()
         if last < config.train.steps:
             progress.say(f"stopped at step {last}; " + ("the same command goes on from there" if written else "NOT saved"))
             return RESTART
         export(config, state, workdir)
-        progress.say(
-            f"done in {time.monotonic() - began:.0f} s: {workdir}" + ("" if written else ", but its last checkpoint is NOT written")
-        )
+        if first:
+            writer.write({"step": step, **ledger.row()})
+        unsaved = "" if written else ", but its last checkpoint is NOT written"
+        progress.say(f"done in {ledger.row()['seconds']:.0f} s: {workdir}{unsaved}")
     return 0
+
+
+def rewind(workdir, target, rewinds, most):
+    """(step, state) of the newest checkpoint from before the steps that were not believed; later ones are deleted. The stream stays where
+    it is: what was drawn there is not drawn again. SystemExit with 1 when that was tried often enough, or there is none."""
+    from anystep import checkpoint
+
+    def sound(step):
+        try:
+            return checkpoint.read_info(workdir, step)["in_row"] == 0
+        except ValueError:
+            return False
+
+    steps = [step for step in checkpoint.committed_steps(workdir) if sound(step)]
+    if rewinds > most or not steps:
+        why = f"{most} rewinds did not help" if steps else "no checkpoint is from before them"
+        print(f"error: config.train.guard: too many steps in a row were not believed, and {why}", file=sys.stderr, flush=True)
+        raise SystemExit(1)
+    step, state, _ = checkpoint.restore(workdir, target, step=steps[-1])
+    checkpoint.drop_after(workdir, step)
+    return step, state
 
 
 NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
@@ -195,7 +251,8 @@ def first_state(config, models, optimizers, shardings):
     from anystep.api import load
     from anystep.state import EMA, init_state
 
-    state = jax.jit(lambda: init_state(models, optimizers, config.seed), out_shardings=shardings)()
+    window = config.train.guard.window
+    state = jax.jit(lambda: init_state(models, optimizers, config.seed, window), out_shardings=shardings)()
     if not config.init_from:
         return state
     _, loaded = load(config.init_from)
@@ -218,11 +275,13 @@ def export(config, state, workdir):
     """WORKDIR/model: the averaged weights as a model folder."""
     import jax
 
+    from anystep import mesh as meshes
     from anystep import weights
     from anystep.state import EMA
 
-    if jax.process_count() == 1:
-        weights.save_folder(workdir / "model", config.to_dict(), jax.device_get(state.ema[EMA]))
+    averaged = meshes.on_every_host(state.ema[EMA])
+    if jax.process_index() == 0:
+        weights.save_folder(workdir / "model", config.to_dict(), averaged)
 
 
 if __name__ == "__main__":

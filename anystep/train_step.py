@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from anystep import flops, tree
+from anystep import flops, spikes, tree
 from anystep.nets.build import image_tokens
 from anystep.objectives import mix as mixing
 from anystep.objectives.consistency import Teacher, consistency
@@ -26,6 +26,15 @@ def make_terms(config):
         mixing.Term("consistency", make_consistency(law, c), c.share, c.weight),
     ]
     return [term for term in terms if term.share]
+
+
+def phases(config):
+    """Steps after the first at which the loss changes by plan, increasing."""
+    e, c = config.objective.self_evaluation, config.objective.consistency
+    found = {c.start} if c.share else set()
+    if e.share:
+        found |= {e.start} | ({e.auxiliary_start, e.auxiliary_start + e.auxiliary_warmup} if e.auxiliary_k < 1 else set())
+    return tuple(sorted(found - {0}))
 
 
 def make_self_evaluation(law, e):
@@ -69,20 +78,28 @@ def make_train_step(config, models, optimizers, shardings=None, batch_sharding=N
     """train_step(state, frozen, batch) -> (state, metrics), jitted with `state` donated.
 
     shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch. Metrics are those of the weights
-    before the update.
+    before the update. A step that `spikes` does not believe moves the step number and the guard, and nothing else.
     """
-    loss = make_loss(config, models)
+    loss, sigma = make_loss(config, models), config.train.guard.sigma
 
     def train_step(state: TrainState, frozen, batch):
         roles = Roles(state.params, state.ema[EMA], frozen, state.buffers)
         grads, (metrics, buffers) = jax.grad(loss, has_aux=True)(state.params, roles, batch, state.step)
+        metrics |= {f"grad_norm/{role}": tree.global_norm(grads[role]) for role in optimizers}
         params, opt = {}, {}
         for role, tx in optimizers.items():
             updates, opt[role] = tx.update(grads[role], state.opt[role], state.params[role])
             params[role] = optax.apply_updates(state.params[role], updates)
-            metrics[f"grad_norm/{role}"] = tree.global_norm(grads[role])
         ema = {EMA: tree.ema_update(state.ema[EMA], params, config.optim.ema, state.step)}
-        return TrainState(state.step + 1, params, opt, ema, buffers), metrics
+
+        norm = tree.global_norm(grads)
+        window = spikes.emptied_at(state.guard, state.step, phases(config))
+        good = spikes.believed(window, metrics["loss"], norm, sigma)
+        before, after = (state.params, state.opt, state.ema, state.buffers), (params, opt, ema, buffers)
+        moved = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
+        window = spikes.after(window, metrics["loss"], norm, good)
+        metrics |= {"guard/skipped": window.skipped, "guard/in_row": window.in_row}
+        return TrainState(state.step + 1, *moved, window), metrics
 
     if shardings is None:
         return jax.jit(train_step, donate_argnums=0)

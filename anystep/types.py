@@ -109,3 +109,4 @@ class TrainState(NamedTuple):
     opt: dict[str, Any]
     ema: dict[str, dict[str, Params]]  # ema[name][role]
     buffers: Buffers
+    guard: Any  # spikes.Window

@@ -92,7 +92,13 @@ def get_config():
             optim=dict(
                 name="muon", lr=3e-3, final_lr=0.05, warmup=200, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.999
             ),
-            train=dict(steps=10000, log_every=50, sample_every=1000, also="none"),
+            train=dict(
+                steps=10000,
+                log_every=50,
+                sample_every=1000,
+                also="none",
+                guard=dict(sigma=6.0, window=128, patience=20, rewinds=3),
+            ),
             eval=dict(
                 steps=(1, 2, 4, 8, 32),
                 prompts=64,

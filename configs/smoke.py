@@ -75,7 +75,13 @@ def get_config():
                 ),
             ),
             optim=dict(name="adamw", lr=2e-3, final_lr=0.1, warmup=10, b1=0.9, b2=0.99, muon_rms=0.2, weight_decay=0.0, clip=1.0, ema=0.99),
-            train=dict(steps=200, log_every=10, sample_every=100, also="none"),
+            train=dict(
+                steps=200,
+                log_every=10,
+                sample_every=100,
+                also="none",
+                guard=dict(sigma=6.0, window=128, patience=20, rewinds=3),
+            ),
             eval=dict(
                 steps=(1, 2, 4),
                 prompts=256,

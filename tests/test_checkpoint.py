@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from anystep import checkpoint
+from anystep import checkpoint, spikes
 from anystep.data import make_stream
 from anystep.errors import UserError
 from anystep.types import TrainState
@@ -29,7 +29,9 @@ def stream(batch=4):
 
 def start():
     params = {"net": {"w": jnp.full((2, 3), 0.5), "b": jnp.zeros((3,), jnp.bfloat16)}}
-    return TrainState(jnp.int32(0), params, {"net": TX.init(params["net"])}, {"0.9": params}, {"guard": {"seen": jnp.zeros((4,), bool)}})
+    return TrainState(
+        jnp.int32(0), params, {"net": TX.init(params["net"])}, {"0.9": params}, {"odd": {"seen": jnp.zeros((4,), bool)}}, spikes.empty(4)
+    )
 
 
 @jax.jit
@@ -43,7 +45,7 @@ def update(state, batch):
     updates, opt = TX.update(jax.grad(loss)(state.params["net"]), state.opt["net"])
     params = {"net": optax.apply_updates(state.params["net"], updates)}
     ema = jax.tree.map(lambda old, new: (0.9 * old + 0.1 * new).astype(old.dtype), state.ema["0.9"], params)
-    return TrainState(state.step + 1, params, {"net": opt}, {"0.9": ema}, {"guard": {"seen": ~state.buffers["guard"]["seen"]}})
+    return TrainState(state.step + 1, params, {"net": opt}, {"0.9": ema}, {"odd": {"seen": ~state.buffers["odd"]["seen"]}}, state.guard)
 
 
 def run(state, batches, steps):
@@ -112,7 +114,7 @@ def test_other_things_in_the_folder_are_no_checkpoints(tmp_path):
 KILLED = """
 import os, signal, sys, threading, time
 import jax.numpy as jnp
-from anystep import checkpoint
+from anystep import checkpoint, spikes
 checkpoint.save(sys.argv[1], 1, {"w": jnp.arange(4.0)})()
 def kill():
     while not any(name.startswith("2.") for name in os.listdir(sys.argv[1] + "/checkpoints")):
@@ -268,7 +270,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
-from anystep import checkpoint
+from anystep import checkpoint, spikes
 mesh = jax.make_mesh((jax.device_count(),), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 tree = {"rows": np.arange(64.0, dtype=np.float32).reshape(16, 4), "whole": np.arange(5, dtype=np.int32)}
 shard = {"rows": NamedSharding(mesh, P("d")), "whole": NamedSharding(mesh, P())}

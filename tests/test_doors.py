@@ -17,7 +17,7 @@ FLOORS = (
     "nets",
     "objectives sampling",
     "steering",
-    "mesh optim logs cache",
+    "mesh optim spikes logs cache",
     "state checkpoint guard weights",
     "data evals compare config flags",
     "subjects",

@@ -255,3 +255,13 @@ def test_save_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
         logs.save(image, path)
         assert Image.open(path).format == "PNG" and Image.open(path).tobytes() == image.tobytes()
     assert [file.name for file in path.parent.iterdir()] == ["7.png"]
+
+
+def test_a_ledger_adds_up_to_the_wall_time():
+    at = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
+    ledger = logs.Ledger(clock=lambda: next(at))
+    for account in ("data", "step", "data"):
+        ledger.now(account)
+    row = ledger.row()
+    assert row == {"seconds": 10.0, "time/data": 2.0 + 4.0, "time/start": 1.0, "time/step": 3.0}
+    assert ledger.row()["time/data"] == 11.0

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tiny
 
-from anystep import logs, train, weights
+from anystep import checkpoint, logs, train, weights
+from anystep.data import make_stream
 from anystep.errors import UserError
 from anystep.tree import paths
 
@@ -118,11 +119,79 @@ def test_dry_run_says_what_a_run_costs(tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out)
     total = sum(facts["parameters"].values())
     assert facts["flops_per_step"] > 6 * 8 * total / 4  # forward and backward of 8 rows; a part of the weights are tables
-    # parameters, their average, adam's two moments, all float32, and a few counters
-    assert 16 * total <= facts["state_bytes_per_device"] <= 16 * total + 64
+    # parameters, their average, adam's two moments, all float32, and a few counters; the guard's window is two times 128 numbers
+    assert 16 * total <= facts["state_bytes_per_device"] <= 16 * total + 1100
     assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_is_needed(tmp_path):
     with pytest.raises(UserError, match="--workdir"):
         train.main(tiny.arguments("smoke", tmp_path))
+
+
+class Poisoned:
+    """A stream whose rows at some positions are not finite."""
+
+    def __init__(self, stream, bad):
+        self.stream, self.bad = stream, bad
+        self.get_state, self.set_state = stream.get_state, stream.set_state
+
+    def __next__(self):
+        batch = next(self.stream)
+        return batch | {"x0": np.where(np.isin(batch["index"], self.bad)[:, None, None, None], np.nan, batch["x0"])}
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    def put(bad):
+        monkeypatch.setattr("anystep.data.make_stream", lambda *args, **options: Poisoned(make_stream(*args, **options), bad))
+
+    return put
+
+
+def guarded(folder, **guard):
+    flags = tiny.arguments("smoke", folder, "--config.train.steps=24", "--config.checkpoint.every=4", "--workdir", str(folder / "run"))
+    return [*flags, *(f"--config.train.guard.{name}={value}" for name, value in guard.items())]
+
+
+@pytest.mark.slow
+def test_bad_data_are_skipped_then_left_behind(tmp_path, poison, capfd):
+    poison([3, *range(80, 130)])  # batches of 8: step 1 alone, then steps 11 to 17
+    assert not train.main(guarded(tmp_path, patience=3, rewinds=2))
+    rows = logs.read_rows(tmp_path / "run" / "metrics.jsonl")
+    skipped = [(row["step"], row["guard/in_row"]) for row in rows if row.get("guard/in_row")]
+    back = [row for row in rows if "rewinds" in row]
+    # in a row: 11, 12 = a multiple of 3 with two of them, ..., 15 with five: back to 8, whose stream goes on behind step 16
+    assert skipped[0] == (1, 1) and skipped[1:6] == [(11, 1), (12, 2), (13, 3), (14, 4), (15, 5)]
+    assert [(row["start"], row["rewinds"]) for row in back] == [(8, 1)] and "back to step 8" in capfd.readouterr().err
+    assert rows[-1]["step"] == 24 and np.isfinite([row["loss"] for row in rows if row.get("step", 0) >= 18 and "loss" in row]).all()
+    _, params = weights.load_folder(tmp_path / "run" / "model")
+    assert all(np.isfinite(leaf).all() for leaf in paths(params).values())
+    assert checkpoint.read_info(tmp_path / "run", 24)["rewinds"] == 1
+
+
+@pytest.mark.slow
+def test_a_run_that_going_back_does_not_help_ends_with_1(tmp_path, poison, capfd):
+    poison(range(40, 10**6))
+    with pytest.raises(SystemExit) as left:
+        train.main(guarded(tmp_path, patience=2, rewinds=2))
+    assert left.value.code == 1 and "2 rewinds did not help" in capfd.readouterr().err
+    assert checkpoint.committed_steps(tmp_path / "run")[-1] <= 8  # the last ones before, and what was saved while it went wrong
+
+
+@pytest.mark.slow
+def test_a_run_without_a_sound_checkpoint_ends_with_1(tmp_path, poison, capfd):
+    poison(range(10**6))
+    with pytest.raises(SystemExit) as left:
+        train.main(guarded(tmp_path, patience=2))
+    assert left.value.code == 1 and "no checkpoint is from before" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_seconds_add_up(tmp_path):
+    began = time.monotonic()
+    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run")))
+    row = logs.read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    spent = {name[5:]: seconds for name, seconds in row.items() if name.startswith("time/")}
+    assert set(spent) == {"start", "restore", "compile", "data", "step", "save"} and spent["compile"] > spent["step"]
+    assert sum(spent.values()) == pytest.approx(row["seconds"], rel=1e-3) and row["seconds"] <= time.monotonic() - began

@@ -24,6 +24,7 @@ from anystep.checkpoint import committed_steps
 from anystep.errors import UserError, run_main
 from anystep.files import write_whole
 from anystep.subjects import subject
+from anystep.train_step import phases
 
 NAMED = ("asked", "step", "sampler", "ask", "scale", "steps")  # what a row is found by
 
@@ -72,10 +73,8 @@ def costs(runs, folder, rounds=5, steps=5):
 
 
 def starts(config):
-    """Steps at which the work of a step changes."""
-    e, c = config.objective.self_evaluation, config.objective.consistency
-    found = {0} | ({c.start} if c.share else set()) | ({e.auxiliary_start} if e.share and e.auxiliary_k < 1 else set())
-    return sorted(found)
+    """Steps at which the work of a step may change."""
+    return sorted({0, *phases(config)})
 
 
 def seconds_until(cost, step):

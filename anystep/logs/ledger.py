@@ -1,0 +1,23 @@
+"""Where the seconds of a run went. The clock is always in exactly one account, so that they sum to the wall time."""
+
+import time
+from collections.abc import Callable
+
+
+class Ledger:
+    """`ledger.now("data")` books what passed since the last call to the account before, and opens "data". Begins with "start"."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self.clock, self.account = clock, "start"
+        self.began = self.since = clock()
+        self.spent: dict[str, float] = {}
+
+    def now(self, account: str) -> None:
+        at = self.clock()
+        self.spent[self.account] = self.spent.get(self.account, 0.0) + at - self.since
+        self.account, self.since = account, at
+
+    def row(self) -> dict[str, float]:
+        """{"seconds": since the beginning, "time/<account>": of each, ...}"""
+        self.now(self.account)
+        return {"seconds": self.since - self.began} | {f"time/{name}": spent for name, spent in sorted(self.spent.items())}
