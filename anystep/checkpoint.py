@@ -11,11 +11,14 @@ dtype, digest]}, "crc32": of the other three}.
   hence on any sharding.
 - What is committed is read from the disk: orbax renames (or, on object stores, marks) a finished directory; a killed save leaves a
   temporary one.
+- Beside it, <step>.files.json lists every file of a finished checkpoint with its SHA-256, for `verify`: digests of leaves say nothing of
+  bytes that no leaf needs.
 """
 
 import functools
 import json
 import sys
+import threading
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -27,9 +30,11 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from anystep.errors import UserError
+from anystep.files import list_folder, write_whole
 from anystep.tree import nest, paths
 
 MARK = "commit_success.txt"  # written last, on every backend
+LISTING = "{step}.files.json"
 FOLDER = "checkpoints"
 
 
@@ -37,9 +42,9 @@ def save(workdir, step: int, state, iterator=None, info: dict | None = None, kee
     """Starts to write `state` as checkpoint `step` and returns as soon as the arrays are copied; an older checkpoint of that step is
     replaced.
 
-    Returns `wait() -> bool`: blocks until the checkpoint is committed, then deletes all but the newest `keep` (0 = none deleted) of those
-    up to `step`. Call it before the next `save` and before leaving. A disk that is full or read-only costs a line on stderr and False, not
-    the run.
+    A thread waits for the commit, lists the files, then deletes all but the newest `keep` (0 = none deleted) of those up to `step`. Returns
+    `wait() -> bool`, which waits for that thread. Call it before the next `save` and before leaving. A disk that is full or read-only costs
+    a line on stderr and False, not the run.
     """
     leaves = paths(state)
     note = {"info": info or {}, "iterator": None if iterator is None else iterator.get_state(), "leaves": _describe(leaves)}
@@ -47,19 +52,30 @@ def save(workdir, step: int, state, iterator=None, info: dict | None = None, kee
     target = _step_path(workdir, step)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            _listing(workdir, step).unlink(missing_ok=True)
         response = ocp.save_async(target, nest(leaves), overwrite=True, custom_metadata=note | {"crc32": _crc32(note)})
     except OSError as error:
         return functools.partial(_not_written, step, error)
 
-    def wait() -> bool:
+    def finish() -> bool:
         try:
             response.result()
+            if jax.process_index() == 0:
+                _list(workdir, step)
+                for old in [kept for kept in committed_steps(workdir) if kept <= step][:-keep] if keep else ():
+                    _remove(workdir, old)
         except Exception as error:  # tensorstore and orbax raise many types for one full disk
             return _not_written(step, error)
-        if keep and jax.process_index() == 0:
-            for old in [kept for kept in committed_steps(workdir) if kept <= step][:-keep]:
-                _step_path(workdir, old).rmtree()
         return True
+
+    behind = threading.Thread(target=lambda: done.append(finish()), name=f"checkpoint {step}")
+    done: list[bool] = []
+    behind.start()
+
+    def wait() -> bool:
+        behind.join()
+        return done[0]
 
     return wait
 
@@ -105,7 +121,39 @@ def drop_after(workdir, step: int) -> None:
     """Deletes the checkpoints of later steps; one process does."""
     if jax.process_index() == 0:
         for later in [saved for saved in committed_steps(workdir) if saved > step]:
-            _step_path(workdir, later).rmtree()
+            _remove(workdir, later)
+
+
+def verify(workdir, step: int) -> list[str]:
+    """What is wrong with checkpoint `step`, nothing for a sound one. Reads every byte: files against their list, leaves against their
+    digests."""
+    path, listing = _step_path(workdir, step), _listing(workdir, step)
+    wrong = []
+    try:
+        said, found = json.loads(listing.read_text()) if listing.exists() else None, list_folder(path)
+        if said is None:
+            wrong.append("its files were not listed: the run ended right after the save")
+        else:
+            wrong += [f"{name} is missing" for name in sorted(set(said) - set(found))]
+            wrong += [f"{name} was not written by the save" for name in sorted(set(found) - set(said))]
+            wrong += [f"{name} is not what was written" for name in sorted(set(said) & set(found)) if said[name] != found[name]]
+        _read(path, saved_tree(workdir, step), False)
+    except Exception as error:  # whatever a damaged file makes orbax, tensorstore or json raise
+        wrong.append(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+    return wrong
+
+
+def _list(workdir, step: int) -> None:
+    write_whole(_listing(workdir, step), json.dumps(list_folder(_step_path(workdir, step)), indent=0).encode())
+
+
+def _listing(workdir, step: int):
+    return epath.Path(workdir) / FOLDER / LISTING.format(step=step)
+
+
+def _remove(workdir, step: int) -> None:
+    _listing(workdir, step).unlink(missing_ok=True)
+    _step_path(workdir, step).rmtree()
 
 
 def saved_tree(workdir, step: int) -> dict:
