@@ -26,8 +26,8 @@ class Window(NamedTuple):
 
 
 def empty(size: int) -> Window:
-    nothing, zero = jnp.zeros((size,), jnp.float32), jnp.zeros((), jnp.int32)
-    return Window(nothing, nothing, zero, zero, zero)
+    """Buffers of their own, because a state is donated."""
+    return Window(*(jnp.zeros((size,), jnp.float32) for _ in range(2)), *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
 
 def emptied_at(window: Window, step, phases: tuple[int, ...]) -> Window:

@@ -3,11 +3,12 @@ bottom.
 
 Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, parameters.txt,
 metrics.jsonl, checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the
-averaged weights). Exit codes: 0 done, 1 bug, 2 bad config or input, 42 stopped by a signal, saved unless a line says otherwise: start
-me again.
+averaged weights). Exit codes: 0 done, 1 bug or a result that could not be written, 2 bad config or input, 42 stopped by a signal, saved
+unless a line says otherwise, or stuck: start me again (launch/supervise.sh does).
 """
 
 import json
+import os
 import sys
 
 from anystep.errors import UserError, run_main
@@ -119,7 +120,8 @@ def train(config, workdir, processes=""):
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
         writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if first else None
         watch = Watch(config, workdir, writer)
-        progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak)
+        shown = sys.stderr if first else open(os.devnull, "w")
+        progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak, file=shown)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
         row, pending, doubted, saved, step, last = {"start": start}, None, None, lambda: True, start, start
         while step < config.train.steps:
@@ -178,12 +180,13 @@ def train(config, workdir, processes=""):
         if last < config.train.steps:
             progress.say(f"stopped at step {last}; " + ("the same command goes on from there" if written else "NOT saved"))
             return RESTART
-        export(config, state, workdir)
+        exported = export(config, state, workdir)
         if first:
             writer.write({"step": step, **ledger.row()})
-        unsaved = "" if written else ", but its last checkpoint is NOT written"
-        progress.say(f"done in {ledger.row()['seconds']:.0f} s: {workdir}{unsaved}")
-    return 0
+        unsaved = [name for name, sound in (("its last checkpoint", written), ("its model folder", exported)) if not sound]
+        but = f", but {' and '.join(unsaved)} could NOT be written" if unsaved else ""
+        progress.say(f"done in {ledger.row()['seconds']:.0f} s: {workdir}{but}")
+    return 1 if unsaved else 0
 
 
 def rewind(workdir, target, rewinds, most):
@@ -272,7 +275,7 @@ def report(writer, row):
 
 
 def export(config, state, workdir):
-    """WORKDIR/model: the averaged weights as a model folder."""
+    """WORKDIR/model: the averaged weights as a model folder; whether the disk took it."""
     import jax
 
     from anystep import mesh as meshes
@@ -280,8 +283,13 @@ def export(config, state, workdir):
     from anystep.state import EMA
 
     averaged = meshes.on_every_host(state.ema[EMA])
-    if jax.process_index() == 0:
-        weights.save_folder(workdir / "model", config.to_dict(), averaged)
+    try:
+        if jax.process_index() == 0:
+            weights.save_folder(workdir / "model", config.to_dict(), averaged)
+    except OSError as error:
+        print(f"WARNING: {workdir / 'model'} was not written ({error})", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ few of them: a look, not a measurement.
 """
 
 import re
+import sys
 
 import jax
 
@@ -31,7 +32,7 @@ class Watch:
         drawn = {n: sample_array(self.model, params, prompts, n, ask=ask) for n in self.config.eval.steps}
         if jax.process_index():
             return
-        logs.save(show(drawn, title=f"step {step}"), self.workdir / "samples" / f"{step}.png")
+        self.save(show(drawn, title=f"step {step}"), f"{step}.png")
         if judge is None:
             return
         row = {"step": step}
@@ -39,7 +40,14 @@ class Watch:
             scores = evals.scores([judge(x, asked) for x, asked in zip(pictures, metadata, strict=True)], metadata)
             row |= {f"eval/{n}": scores["overall"], f"eval/{n}/se": scores["overall_se"]}
         self.writer.write(row)
-        logs.save(self.curve(), self.workdir / "samples" / "curve.png")
+        self.save(self.curve(), "curve.png")
+
+    def save(self, picture, name):
+        """A disk that refuses costs the picture, not the run."""
+        try:
+            logs.save(picture, self.workdir / "samples" / name)
+        except OSError as error:
+            print(f"WARNING: samples/{name} was not written ({error}), the run goes on", file=sys.stderr, flush=True)
 
     def curve(self):
         """Accuracy against steps, one line for each time that was looked at so far."""

@@ -8,6 +8,7 @@ know, become null.
 import importlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,7 @@ class JsonlWriter:
         self.path = epath.Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._mend()
+        self._refused = False
         self._also = [_sink(name, self.path.parent) for name in also]
 
     def _mend(self) -> None:
@@ -56,9 +58,15 @@ class JsonlWriter:
             file.write(line)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append `row`; values are numbers, numpy or jax scalars, texts, truth values or None. ValueError on anything nested."""
+        """Append `row`; values are numbers, numpy or jax scalars, texts, truth values or None. ValueError on anything nested. A disk that
+        refuses costs the row and one line on stderr, not the run."""
         flat = {name: _plain(name, value) for name, value in row.items()}
-        self._append((json.dumps(flat, allow_nan=False) + "\n").encode())
+        try:
+            self._append((json.dumps(flat, allow_nan=False) + "\n").encode())
+        except OSError as error:
+            if not self._refused:
+                print(f"WARNING: rows of {self.path.name} are lost ({error}), the run goes on", file=sys.stderr, flush=True)
+            self._refused = True
         for sink in self._also:
             sink({name: value for name, value in flat.items() if isinstance(value, int | float)}, flat.get("step"))
 

@@ -1,0 +1,253 @@
+"""Faults of whole processes: runs as a user starts them, killed, terminated, stuck, out of disk; and a long quiet one."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+
+from anystep import checkpoint, logs
+from anystep.tree import paths
+
+STEPS = 120
+RUN = [  # every objective there is, on a world that trains in seconds
+    "--config=smoke",
+    f"--config.train.steps={STEPS}",
+    "--config.train.log_every=5",
+    "--config.train.sample_every=0",
+    "--config.data.batch=16",
+    "--config.model.width=32",
+    "--config.checkpoint.every=15",
+    "--config.objective.flow_matching.share=2",
+    "--config.objective.self_evaluation.share=1",
+    "--config.objective.self_evaluation.auxiliary_k=0.5",
+    "--config.objective.self_evaluation.auxiliary_start=20",
+    "--config.objective.consistency.share=1",
+    "--config.objective.consistency.start=30",
+]
+
+
+def start(workdir, *more, program=("-m", "anystep")):
+    said = open(f"{workdir}.log", "a")
+    command = [sys.executable, *program, "train", *RUN, "--workdir", str(workdir), *more]
+    return subprocess.Popen(command, stdout=said, stderr=said)
+
+
+def said_by(workdir):
+    with open(f"{workdir}.log") as file:
+        return file.read()
+
+
+def state_of(workdir, step=STEPS):
+    """SHA-256 of every leaf of a checkpoint and of where its stream stands."""
+    tree = checkpoint.saved_tree(workdir, step)
+    host = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
+    _, state, _ = checkpoint.restore(workdir, host, step=step)
+    digest = hashlib.sha256()
+    for name, leaf in paths(state).items():
+        digest.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
+    metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
+    return digest.update(json.dumps(metadata["custom_metadata"]["iterator"]).encode()) or digest.hexdigest()
+
+
+def kills(folder, seed, number):
+    """One undisturbed run; then runs that are killed at random times and started again until `number` kills have been made."""
+    dice = random.Random(seed)
+    start(folder / "whole").wait()  # the first compiles
+    began = time.monotonic()
+    again = start(folder / "again")
+    assert again.wait() == 0, said_by(folder / "again")
+    length, whole = time.monotonic() - began, state_of(folder / "whole")
+    killed, ended, good, lost = 0, 0, 0, []
+    while killed < number:
+        workdir, here = folder / f"run{ended}", 0
+        while True:
+            run, last = start(workdir), time.monotonic() + dice.uniform(0.3, 1.0) * length
+            while run.poll() is None and time.monotonic() < last and killed < number:
+                time.sleep(0.01)
+            if run.poll() is None and killed < number:
+                run.kill()
+                killed, here = killed + 1, here + 1
+            if run.wait() == 0:
+                break
+            assert run.returncode == -signal.SIGKILL, said_by(workdir)
+        same = state_of(workdir) == whole
+        ended, good, lost = ended + 1, good + same * here, [*lost, here]
+    same = state_of(folder / "again") == whole
+    return {
+        "tried": number,
+        "kept": good if same else 0,
+        "seen": f"{ended} runs, kills in each: {', '.join(map(str, lost))}; an undisturbed run takes {length:.0f} s",
+    }
+
+
+SAVER = """
+import sys, time
+import jax.numpy as jnp
+from anystep import checkpoint
+wait, step = (lambda: True), (checkpoint.committed_steps(sys.argv[1]) or [0])[-1]
+while True:
+    step += 1
+    tree = {f"leaf{i}": jnp.full((2**19,), step, jnp.int32) + jnp.arange(2**19) for i in range(4)}
+    wait()
+    print(time.monotonic(), flush=True)
+    wait = checkpoint.save(sys.argv[1], step, tree, None, {"of": step}, keep=3)
+"""
+
+
+def window(folder, seed, number):
+    """A process that does nothing but save is killed within a save; what can be restored then is whole and at most one save old."""
+    dice, good, seen = random.Random(seed), 0, []
+    like = {f"leaf{i}": np.zeros((2**19,), np.int32) for i in range(4)}
+    for _ in range(number):
+        command = [sys.executable, "-c", SAVER, str(folder / "run")]
+        saver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        began = [float(saver.stdout.readline()) for _ in range(3)]
+        time.sleep(dice.uniform(0, max(began[2] - began[1], 0.01)))
+        before = checkpoint.committed_steps(folder / "run")
+        saver.kill()
+        saver.wait()
+        step, state, info = checkpoint.restore(folder / "run", like)
+        whole = all((leaf == step + np.arange(2**19)).all() for leaf in state.values()) and info == {"of": step}
+        good += whole and step >= before[-1]
+        seen.append(began[2] - began[1])
+    half = len([entry for entry in (folder / "run" / "checkpoints").iterdir() if "tmp" in entry.name])
+    return {"tried": number, "kept": good, "seen": f"a save takes {statistics.median(seen):.2f} s; {half} half-written ones lie beside"}
+
+
+def two(folder, *more):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    return [start(folder / "run", *more, "--processes", f"localhost:{port},2,{i}") for i in range(2)]
+
+
+def until_step(workdir, step, processes, seconds=300):
+    metrics, last = workdir / "metrics.jsonl", time.monotonic() + seconds
+    while time.monotonic() < last and all(process.poll() is None for process in processes):
+        if metrics.exists() and any((row.get("step") or 0) >= step for row in logs.read_rows(metrics)):
+            return
+        time.sleep(0.02)
+
+
+def terminate(folder, seed, number):
+    both = two(folder, "--config.train.steps=100000", "--config.optim.warmup=1")
+    until_step(folder / "run", 10, both)
+    began = time.monotonic()
+    both[1].terminate()
+    codes, seconds = [process.wait(120) for process in both], time.monotonic() - began
+    steps = checkpoint.committed_steps(folder / "run")
+    stopped = f"stopped at step {steps[-1]};" in said_by(folder / "run")
+    return {"tried": 1, "kept": int(codes == [42, 42] and stopped), "seen": f"codes {codes}, saved {steps[-1]}, {seconds:.1f} s"}
+
+
+def orphan(folder, seed, number):
+    from anystep.mesh import HEARTBEAT
+
+    both = two(folder, "--config.train.steps=100000")
+    until_step(folder / "run", 10, both)
+    began = time.monotonic()
+    both[1].kill()
+    code, seconds = both[0].wait(300), time.monotonic() - began
+    sound = all(not checkpoint.verify(folder / "run", step) for step in checkpoint.committed_steps(folder / "run")[:-1])
+    kept = code != 0 and seconds <= HEARTBEAT + 5 and sound
+    return {"tried": 1, "kept": int(kept), "seen": f"the other left with {code} after {seconds:.1f} s; heartbeat {HEARTBEAT} s"}
+
+
+STUCK = """
+import sys, time
+from anystep import data, guard
+from anystep.__main__ import main
+guard.Watchdog.__init__.__defaults__ = (3.0, *guard.Watchdog.__init__.__defaults__[1:])
+make = data.make_stream
+class Stuck:
+    def __init__(self, stream): self.stream, self.left, self.get_state = stream, 20, stream.get_state
+    def __next__(self):
+        self.left -= 1
+        if not self.left: time.sleep(1000)
+        return next(self.stream)
+data.make_stream = lambda *a, **k: Stuck(make(*a, **k))
+main()
+"""
+
+
+def stuck(folder, seed, number):
+    run = start(folder / "run", program=("-c", STUCK))
+    until_step(folder / "run", 15, [run])
+    began = time.monotonic()
+    code, seconds = run.wait(120), time.monotonic() - began
+    said = said_by(folder / "run")
+    kept = code == 42 and "WATCHDOG" in said and "__next__" in said
+    return {"tried": 1, "kept": int(kept), "seen": f"code {code} after {seconds:.1f} s where 3 s are the least"}
+
+
+def disk(folder, seed, number):
+    """A tmpfs of 4 MB fills up while the run goes on; another turns read-only. Needs the right to mount."""
+    kept, seen = 0, []
+    for name, size in (("full", "3m"), ("read-only", "64m")):
+        place = folder / name
+        place.mkdir(exist_ok=True)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True).returncode:
+            return {"tried": 0, "kept": 0, "seen": "not tried: no right to mount a tmpfs"}
+        try:
+            keep = "--config.checkpoint.keep=100"
+            run = start(place / "run", keep) if name == "read-only" else start(folder / "full-run", keep, "--workdir", str(place / "run"))
+            until_step(place / "run", 30, [run])
+            if name == "read-only":
+                subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+            code = run.wait(300)
+            sound = [step for step in checkpoint.committed_steps(place / "run") if not checkpoint.verify(place / "run", step)]
+            newest = checkpoint.committed_steps(place / "run")[-1]
+            kept += code == 1 and newest in sound
+            seen.append(f"{name}: code {code}, newest {newest}")
+        finally:
+            subprocess.run(["umount", "-l", str(place)], capture_output=True)
+    return {"tried": number, "kept": kept, "seen": "; ".join(seen)}
+
+
+SOAK = """
+import json, os, sys, threading, time
+import jax
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: "backend_compile" in name and compiled.append(time.monotonic()))
+began, memory = time.monotonic(), []
+def watch():
+    while True:
+        memory.append((time.monotonic() - began, int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")))
+        time.sleep(0.25)
+threading.Thread(target=watch, daemon=True).start()
+from anystep import train
+train.main(sys.argv[2:])
+json.dump({"memory": memory, "compiled": [at - began for at in compiled], "seconds": time.monotonic() - began}, open(sys.argv[1], "w"))
+"""
+
+
+def soak(folder, seed, number):
+    flags = [*RUN, f"--config.train.steps={number}", "--config.checkpoint.every=200", "--workdir", str(folder / "run")]
+    began = time.monotonic()
+    with open(folder / "run.log", "w") as said:
+        subprocess.run(
+            [sys.executable, "-c", SOAK, str(folder / "seen.json"), *flags], stdout=said, stderr=said, check=True, env=os.environ
+        )
+    wall, seen = time.monotonic() - began, json.loads((folder / "seen.json").read_text())
+    rows = [row for row in logs.read_rows(folder / "run" / "metrics.jsonl") if "time/step" in row]
+    total = rows[-1]["seconds"]
+    early, late = rows[0]["seconds"], rows[-2]["seconds"]  # after the first compilation, before the export
+    at = seen["seconds"] - total  # imports
+    late_compiled = [when for when in seen["compiled"] if at + early < when < at + late]
+    half = [held for when, held in seen["memory"] if at + (early + late) / 2 < when < at + late]
+    quarter = [held for when, held in seen["memory"] if at + early + (late - early) / 4 < when < at + (early + late) / 2]
+    growth = statistics.median(half[-len(half) // 4 :]) / statistics.median(quarter[: len(quarter) // 2]) - 1
+    saving = rows[-1]["time/save"] / total
+    booked = sum(value for name, value in rows[-1].items() if name.startswith("time/"))
+    promises = {"memory": growth < 0.01, "compiled": not late_compiled, "saving": saving < 0.02, "ledger": abs(booked / total - 1) < 0.01}
+    said = f"memory {growth:+.2%}, {len(late_compiled)} late compilations, saving {saving:.2%}, booked {booked / total:.2%} of {wall:.0f} s"
+    return {"tried": len(promises), "kept": sum(promises.values()), "seen": said, "ledger": rows[-1]}
