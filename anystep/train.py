@@ -94,8 +94,16 @@ def train(config, workdir, processes=""):
     meshes.join(processes)
     use_compile_cache()
     mesh, models, optimizers, abstract, shardings, _ = build(config)
-    stream = make_stream(config.data, models["text"].tokenize, config.seed, config.data.batch, jax.process_index(), jax.process_count())
     rows, first = meshes.batch_sharding(mesh), jax.process_index() == 0
+    stream = make_stream(
+        config.data,
+        models["text"].tokenize,
+        config.seed,
+        config.data.batch,
+        jax.process_index(),
+        jax.process_count(),
+        quarantine=workdir / ("quarantine.jsonl" if first else f"quarantine.{jax.process_index()}.jsonl"),
+    )
     target = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
 
     with Stop() as stop, Watchdog() as watchdog, jax.set_mesh(mesh):
@@ -123,12 +131,21 @@ def train(config, workdir, processes=""):
         shown = sys.stderr if first else open(os.devnull, "w")
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak, file=shown)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
+
+        def noted(state):
+            return {"config": config.to_dict(), "in_row": int(state.guard.in_row), "rewinds": rewinds}
+
         row, pending, doubted, saved, step, last = {"start": start}, None, None, lambda: True, start, start
         while step < config.train.steps:
             step += 1
             compiling = ledger.account == "compile"
             ledger.now("data")
-            batch = meshes.device_batch(next(stream), mesh)
+            try:
+                batch = meshes.device_batch(next(stream), mesh)
+            except UserError:  # the data are used up; what was learned is not
+                saved()
+                checkpoint.save(workdir, step - 1, state, stream, noted(state), config.checkpoint.keep)()
+                raise
             ledger.now("compile" if compiling else "step")
             state, metrics = step_fn(state, {}, batch)
             if compiling:
@@ -162,8 +179,7 @@ def train(config, workdir, processes=""):
                 jax.block_until_ready(state)
                 ledger.now("save")
                 saved()
-                info = {"config": config.to_dict(), "in_row": int(state.guard.in_row), "rewinds": rewinds}
-                saved, last = checkpoint.save(workdir, step, state, stream, info, config.checkpoint.keep), step
+                saved, last = checkpoint.save(workdir, step, state, stream, noted(state), config.checkpoint.keep), step
                 if step == 1:
                     saved()  # at once: however often a run is killed from now on, it gets further
                 ledger.now("step")

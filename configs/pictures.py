@@ -19,7 +19,17 @@ def get_config():
     return ConfigDict(
         dict(
             seed=0,
-            data=dict(kind="pictures", batch=64, size=32, path="", style_captions=False, dev_share=0.05, background="white"),
+            data=dict(
+                kind="pictures",
+                batch=64,
+                size=32,
+                path=(),
+                weights=(1.0,),
+                most_bad=0.01,
+                style_captions=False,
+                dev_share=0.05,
+                background="white",
+            ),
             model=dict(
                 net="sana",
                 width=128,

@@ -7,7 +7,16 @@ import numpy as np
 
 
 def pictures(path, **changes):
-    plain = {"kind": "pictures", "size": 4, "path": str(path), "style_captions": False, "dev_share": 0.0, "background": "white"}
+    plain = {
+        "kind": "pictures",
+        "size": 4,
+        "path": (str(path),),
+        "weights": (1.0,),
+        "most_bad": 0.0,
+        "style_captions": False,
+        "dev_share": 0.0,
+        "background": "white",
+    }
     return SimpleNamespace(**plain | changes)
 
 

@@ -5,7 +5,11 @@ import pytest
 from anystep import config
 from anystep.errors import UserError
 
-PICTURES = {"kind": "pictures", "batch": 4, "size": 16, "path": "", "style_captions": False, "dev_share": 0.1, "background": "white"}
+PICTURES = {"kind": "pictures", "batch": 4, "size": 16, "path": (), "weights": (1.0,), "most_bad": 0.0} | {
+    "style_captions": False,
+    "dev_share": 0.1,
+    "background": "white",
+}
 
 
 def tree(kind="mixture2d"):

@@ -198,11 +198,11 @@ def disk(folder, seed, number):
         if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True).returncode:
             return {"tried": 0, "kept": 0, "seen": "not tried: no right to mount a tmpfs"}
         try:
-            keep = "--config.checkpoint.keep=100"
-            run = start(place / "run", keep) if name == "read-only" else start(folder / "full-run", keep, "--workdir", str(place / "run"))
+            run = start(folder / name, "--config.checkpoint.keep=100", "--workdir", str(place / "run"))  # its log lies elsewhere
             until_step(place / "run", 30, [run])
-            if name == "read-only":
-                subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+            while name == "read-only" and run.poll() is None:  # refused while a file is open
+                if not subprocess.run(["mount", "-o", "remount,ro", str(place)], capture_output=True).returncode:
+                    break
             code = run.wait(300)
             sound = [step for step in checkpoint.committed_steps(place / "run") if not checkpoint.verify(place / "run", step)]
             newest = checkpoint.committed_steps(place / "run")[-1]

@@ -156,7 +156,9 @@ DATA = {  # fields of one data.kind only
         "data.missing_relation": real("share of position captions without their relation", 0.0, 1.0),
     },
     "pictures": {
-        "data.path": word("folder of pictures with captions, or .npz"),
+        "data.path": many("folders of captioned pictures, .npz packs, .array_record files, tfds:NAME; one or several", word(""), 0),
+        "data.weights": many("of each of data.path in the mix", real("", POSITIVE, 1e6)),
+        "data.most_bad": real("share of pictures that may turn out unreadable before the run stops", 0.0, 1.0),
         "data.style_captions": switch("add the style of a picture to its caption"),
         "data.dev_share": real("share of pictures held out", 0.0, 0.5),
         "data.background": one_of("behind transparent pixels", "white", "random"),

@@ -173,8 +173,14 @@ def world_is_drawable(c):
         refuse("data.wrong_relation", c.data.wrong_relation, f"<= 1 - config.data.missing_relation = {1 - c.data.missing_relation}")
 
 
+def albums_have_weights(c):
+    if c.data.kind == "pictures" and len(c.data.weights) != max(len(c.data.path), 1):
+        refuse("data.weights", c.data.weights, f"{max(len(c.data.path), 1)} numbers, one for each of config.data.path")
+
+
 RULES = (
     world_is_drawable,
+    albums_have_weights,
     one_shift,
     some_objective,
     mesh_is_real,

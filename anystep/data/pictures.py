@@ -28,13 +28,22 @@ def read_picture(path, size: int) -> np.ndarray:
     """[size, size, 4] uint8, colour multiplied by alpha, EXIF rotation applied, of an animation the first frame. UserError names a file
     that is no picture."""
     try:
-        with epath.Path(path).open("rb") as file, Image.open(file, formats=FORMATS) as picture:
-            check_size(path, picture.size)
+        with epath.Path(path).open("rb") as file:
+            return decode(file, path, size)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable picture ({type(error).__name__}: {error})") from None
+
+
+def decode(file, where, size: int) -> np.ndarray:
+    """As `read_picture`, of an open file; `where` names it in errors."""
+    try:
+        with Image.open(file, formats=FORMATS) as picture:
+            check_size(where, picture.size)
             return square(to_rgba(ImageOps.exif_transpose(picture)), size)
     except UserError:
         raise
     except Exception as error:  # decoders answer damaged bytes with nearly every type there is
-        raise UserError(f"{path}: not a readable picture ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
+        raise UserError(f"{where}: not a readable picture ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from None
 
 
 def check_size(path, size: tuple[int, int]) -> None:
@@ -91,27 +100,37 @@ def held_out(name: str, share: float) -> bool:
     return zlib.crc32(name.encode("utf-8", "surrogatepass")) % 10000 < round(share * 10000)
 
 
-def list_folder(path) -> list[tuple[str, tuple[str, ...]]]:
-    """(file name relative to `path`, captions) of every picture of a folder, sorted by name. UserError for a folder without pictures or
-    captions."""
+def list_folder(path) -> tuple[list[tuple[str, tuple[str, ...]]], list[tuple[str, UserError]]]:
+    """(file name relative to `path`, captions) of every picture of a folder, sorted by name; and (where, why) of those that are not in
+    order. UserError for a folder without pictures."""
     folder = epath.Path(path)
-    for name, rows in (("metadata.jsonl", read_jsonl), ("metadata.csv", _csv)):
+    found, bad = [], []
+    for name, rows in (("metadata.jsonl", _jsonl), ("metadata.csv", _csv)):
         if (folder / name).exists():
-            return sorted(_listed(folder, f"{folder / name}:{number}", row) for number, row in rows(folder / name))
-    found = []
+            for number, row in rows(folder / name):
+                where = f"{folder / name}:{number}"
+                try:
+                    found.append(_listed(folder, where, row))
+                except UserError as why:
+                    bad.append((where, why))
+            return sorted(found), bad
     for file in sorted(place / name for place, _, names in folder.walk() for name in names):
         if file.suffix.lower() in SUFFIXES:
             note = file.with_suffix(".txt")
             lines = [clean(line) for line in note.read_bytes().decode("utf-8", "replace").splitlines()] if note.exists() else []
             if not any(lines):
-                raise UserError(f"{file}: no caption; expected {note.name} beside it, or metadata.jsonl or metadata.csv in {folder}")
+                why = f"{file}: no caption; expected {note.name} beside it, or metadata.jsonl or metadata.csv in {folder}"
+                bad.append((file.relative_to(folder).as_posix(), UserError(why)))
+                continue
             found.append((file.relative_to(folder).as_posix(), tuple(line for line in lines if line)))
-    if not found:
+    if not found and not bad:
         raise UserError(f"data.path = {folder}: neither metadata.jsonl, metadata.csv nor pictures ({', '.join(SUFFIXES)})")
-    return found
+    return found, bad
 
 
 def _listed(folder, where: str, row) -> tuple[str, tuple[str, ...]]:
+    if isinstance(row, UserError):
+        raise row
     name = row.get("file_name") if isinstance(row, dict) else None
     if not isinstance(name, str) or not name:
         raise UserError(f"{where}: no file_name")
@@ -124,13 +143,22 @@ def _listed(folder, where: str, row) -> tuple[str, tuple[str, ...]]:
 
 def read_jsonl(path):
     """(line number, value) of every line that is not blank. UserError names one that is not JSON."""
+    for number, row in _jsonl(path):
+        if isinstance(row, UserError):
+            raise row
+        yield number, row
+
+
+def _jsonl(path):
+    """As `read_jsonl`, with the UserError in the place of the value."""
     lines = path.read_bytes().decode("utf-8-sig", "replace").split("\n")  # splitlines would also cut at U+2028, legal inside a string
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error})") from None
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                row = UserError(f"{path}:{number}: not JSON ({error})")
+            yield number, row
 
 
 def _csv(path):

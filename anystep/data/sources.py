@@ -2,7 +2,7 @@
 captions).
 
 shapes      the shapes world, endless; nothing is shuffled because nothing repeats
-pictures    a folder of pictures, an .npz pack, or a folder of packs; shuffled anew every epoch, one of a picture's captions per draw
+pictures    one album or several, mixed by weight (see `albums`); shuffled anew every epoch, one of a picture's captions per draw
 mixture2d   points [1, 1, 2] of `modes` Gaussians on a circle, captioned "mode 0", "mode 1", ...: everything about it is known in closed
 form
 """
@@ -10,11 +10,11 @@ form
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from etils import epath
 
+from anystep.data.albums import Album, open_album
 from anystep.data.draws import generator, shuffled
-from anystep.data.packs import read_packs
-from anystep.data.pictures import composite, held_out, list_folder, read_picture
+from anystep.data.pictures import composite, held_out
+from anystep.data.quarantine import Quarantine
 from anystep.errors import UserError
 from anystep.shapes.caption import caption
 from anystep.shapes.draw import draw
@@ -22,17 +22,20 @@ from anystep.shapes.scene import World, check, make_scene
 
 Rows = Callable[[int, Sequence[int]], tuple[np.ndarray, list[str]]]
 RADIUS, SPREAD = 0.7, 0.05  # of mixture2d: the circle, and the standard deviation of each Gaussian
-CACHE = 2**30  # bytes of pictures kept after they were first read
+TRIES = 100  # pictures in the place of one that cannot be read
 
 
-def open_source(data, split: str) -> Rows:
-    """`data` is the section of the config. split: "train", "dev", or for shapes also "test". UserError for what cannot be served."""
+def open_source(data, split: str, quarantine=None) -> Rows:
+    """`data` is the section of the config. split: "train", "dev", or for shapes also "test". What cannot be read is noted in the file
+    `quarantine`. UserError for what cannot be served."""
     known = {"shapes": ("train", "dev", "test"), "pictures": ("train", "dev"), "mixture2d": ("train", "dev")}
     if data.kind not in known:
         raise UserError(f"data.kind = {data.kind!r}: must be among {', '.join(known)}")
     if split not in known[data.kind]:
         raise UserError(f"split = {split!r}: {data.kind} has {', '.join(known[data.kind])}")
-    return {"shapes": _shapes, "pictures": _pictures, "mixture2d": _mixture}[data.kind](data, split)
+    if data.kind == "pictures":
+        return _pictures(data, split, Quarantine(data.most_bad, quarantine))
+    return {"shapes": _shapes, "mixture2d": _mixture}[data.kind](data, split)
 
 
 def describe(data, split: str = "train") -> dict:
@@ -40,8 +43,10 @@ def describe(data, split: str = "train") -> dict:
     packs whole."""
     if data.kind == "mixture2d":
         return {"shape": (1, 1, 2), "pictures": None}
-    pictures = len(_chosen(data, _names(data)[0], split)) if data.kind == "pictures" else None
-    return {"shape": (data.size, data.size, 3), "pictures": pictures}
+    if data.kind != "pictures":
+        return {"shape": (data.size, data.size, 3), "pictures": None}
+    albums = _albums(data, Quarantine(data.most_bad))
+    return {"shape": (data.size, data.size, 3), "pictures": sum(len(_chosen(data, album.names, split)) for album in albums)}
 
 
 def captions(data, n: int, split: str, seed: int) -> list[str]:
@@ -85,63 +90,50 @@ def ring(modes: int) -> np.ndarray:
     return RADIUS * np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
-def _pictures(data, split: str) -> Rows:
+def _pictures(data, split: str, bad: Quarantine) -> Rows:
     if data.background not in ("white", "random"):
         raise UserError(f"data.background = {data.background!r}: must be white or random")
-    names, captions, pixels = _names(data)
-    chosen = _chosen(data, names, split)
+    albums = _albums(data, bad)
+    chosen = [_chosen(data, album.names, split) for album in albums]
+    ends = np.cumsum(np.array(data.weights, np.float64)) / np.sum(data.weights)
+
+    def row(seed, position):
+        """A picture that can be read: where one cannot, another of its album is drawn."""
+        which = int(np.searchsorted(ends, generator("album", seed, position).random(), side="right")) if len(albums) > 1 else 0
+        album, indices = albums[which], chosen[which]
+        index, instead = int(indices[shuffled(seed, position, len(indices))]), generator("instead", seed, position)
+        for _ in range(TRIES):
+            try:
+                return album.row(index)
+            except UserError as why:
+                bad.add(album.names[index], why)
+                index = int(indices[int(instead.integers(len(indices)))])
+        raise UserError(f"data.path: {TRIES} pictures in a row cannot be read")
 
     def rows(seed, positions):
-        which = [int(chosen[shuffled(seed, position, len(chosen))]) for position in positions]
-        background = np.full((len(which), 3), 255)
-        texts = []
-        for row, (index, position) in enumerate(zip(which, positions, strict=True)):
+        found = [row(seed, position) for position in positions]
+        background, texts = np.full((len(found), 3), 255), []
+        for number, ((_, captions), position) in enumerate(zip(found, positions, strict=True)):
             rng = generator("picture", seed, position)
-            texts.append(captions[index][int(rng.integers(len(captions[index])))])
+            texts.append(captions[int(rng.integers(len(captions)))])
             if data.background == "random":
-                background[row] = rng.integers(256, size=3)
-        return composite(pixels(which), background), texts
+                background[number] = rng.integers(256, size=3)
+        return composite(np.stack([pixels for pixels, _ in found]), background), texts
 
     return rows
 
 
-def _names(data):
-    """(name of each picture for the dev share, its captions, indices -> [B, S, S, 4] uint8)."""
-    path = epath.Path(data.path) if data.path else None
-    if path is None or not path.exists():
-        raise UserError(f"data.path = {data.path!r}: must be a folder of pictures or an .npz pack that exists")
-    packs = sorted(path.glob("*.npz")) if path.is_dir() else [path]
-    if packs:
-        if not path.is_dir() and path.suffix != ".npz":
-            raise UserError(f"data.path = {data.path!r}: must be a folder of pictures or an .npz pack")
-        arrays, captions = read_packs(packs, data.size, data.style_captions)
-        names = [row[0].rpartition(", ")[0] if data.style_captions else row[0] for row in captions]  # one caption, one side of the split
-        return names, captions, arrays.__getitem__
-    if data.style_captions:
-        raise UserError("data.style_captions = True: only packs know the style of a picture")
-    names, captions = zip(*list_folder(path), strict=True)
-    return names, captions, _from_files([path / name for name in names], data.size)
-
-
-def _from_files(files, size: int):
-    keep = len(files) * size * size * 4 <= CACHE
-    store = np.zeros((len(files) if keep else 0, size, size, 4), np.uint8)
-    done = np.zeros(len(files), bool)
-
-    def pixels(which):
-        out = np.empty((len(which), size, size, 4), np.uint8)
-        for row, index in enumerate(which):
-            out[row] = store[index] if done[index] else read_picture(files[index], size)
-            if keep and not done[index]:
-                store[index] = out[row]
-                done[index] = True  # after the bytes: another thread may look
-        return out
-
-    return pixels
+def _albums(data, bad: Quarantine) -> list[Album]:
+    if not data.path:
+        raise UserError("data.path = (): must be a folder of pictures, an .npz pack, an .array_record file or tfds:NAME, or several")
+    if len(data.weights) != len(data.path):
+        raise UserError(f"data.weights = {tuple(data.weights)}: must be {len(data.path)} numbers, one for each of data.path")
+    return [open_album(path, data.size, data.style_captions, bad) for path in data.path]
 
 
 def _chosen(data, names, split: str) -> np.ndarray:
     chosen = np.flatnonzero([held_out(name, data.dev_share) == (split == "dev") for name in names])
     if not len(chosen):
-        raise UserError(f"data.dev_share = {data.dev_share}: none of the {len(names)} pictures of {data.path} is in the split {split!r}")
+        where = ", ".join(data.path)
+        raise UserError(f"data.dev_share = {data.dev_share}: none of the {len(names)} pictures of {where} is in the split {split!r}")
     return chosen

@@ -20,19 +20,20 @@ def make_stream(
     process_count: int = 1,
     split: str = "train",
     threads: int = 2,
+    quarantine=None,
 ) -> grain.DatasetIterator:
     """Iterator of {"x0": float32 [b, H, W, C] in [-1, 1], "index": int32 [b], "cond": {"tokens": int32 [b, ...]}}, b = batch /
     process_count.
 
     `index` is the position in the stream: it never repeats, over epochs neither. Process p gets rows p b to (p + 1) b of every global
-    batch, whatever the number of processes. `threads` make batches ahead; what was made but not taken is not part of get_state(). UserError
-    for what cannot be served.
+    batch, whatever the number of processes. `threads` make batches ahead; what was made but not taken is not part of get_state().
+    `quarantine`: file for what cannot be read. UserError for what cannot be served.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed = {seed!r}: must be in [0, 2^32)")
     if batch < 1 or batch % process_count:
         raise UserError(f"data.batch = {batch!r}: must be a positive multiple of the {process_count} processes")
-    source = open_source(data_config, split)
+    source = open_source(data_config, split, quarantine)
     rows = batch // process_count
 
     def make(number: int) -> dict:
