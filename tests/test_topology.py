@@ -1,4 +1,5 @@
-"""The same run on 1 device, on 8 and in 2 processes: loss and gradient norms of the first three steps agree to 1e-5."""
+"""The same run on 1 device, on 8 and in 2 processes: loss and gradient norms of the first three steps agree to 1e-5. And a run that moves
+between machines."""
 
 import json
 import socket
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
+
+from anystep.logs import read_rows
 
 HERE = Path(__file__).parent
 
@@ -47,3 +51,29 @@ def test_two_processes_take_the_steps_of_one(one_device, tmp_path):
     for i in range(2):
         rows = json.loads((tmp_path / f"process_{i}.json").read_text())["rows"]
         np.testing.assert_allclose(rows, one_device["rows"], rtol=1e-5)
+
+
+TRAIN = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+from anystep import guard, train
+guard.Stop.__call__ = lambda self, step: step == int(sys.argv[2])
+raise SystemExit(train.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    """8, then 4, then 1 again: the samples, the noise and the losses of one device throughout."""
+    flags = tiny.arguments("smoke", tmp_path, *tiny.ALL_OBJECTIVES, "--config.data.batch=32")
+
+    def run(name, devices, until):
+        command = [sys.executable, "-c", TRAIN, str(devices), str(until), *flags, "--workdir", str(tmp_path / name)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=400)
+
+    codes = [run("moved", devices, until).returncode for devices, until in ((8, 2), (4, 4), (1, 6))]
+    assert codes == [42, 42, 0] and run("stayed", 1, 6).returncode == 0
+    moved, stayed = ([row for row in read_rows(tmp_path / name / "metrics.jsonl") if "loss" in row] for name in ("moved", "stayed"))
+    assert [row["step"] for row in moved] == [row["step"] for row in stayed] == [1, 2, 3, 4, 5, 6]
+    for name in ("loss", "loss/self_evaluation", "loss/consistency", "grad_norm/net"):
+        np.testing.assert_allclose([row[name] for row in moved], [row[name] for row in stayed], rtol=1e-3)
