@@ -48,7 +48,8 @@ def test_one_seed_borrows_the_spread_of_the_other_side():
     found = compare.difference(three, half, TAGS)
     assert found.prompts == pytest.approx(0.0, abs=1e-9)
     assert found.seeds == pytest.approx(np.sqrt((1 / 3) * (1 / 3 + 1))) == pytest.approx(found.error)
-    assert compare.difference(three[:1], half, TAGS).seeds is None
+    assert compare.difference(three[:1], half, TAGS).seeds is None and compare.difference(three[:1], half, TAGS).freedom == np.inf
+    assert found.freedom == pytest.approx(2) and found.a == pytest.approx(1 / 3) and found.b == 0.5
     with pytest.raises(ValueError, match="single prompt"):
         compare.difference(half[:, :2], half[:, :2], ["single", "two"])
 
@@ -63,7 +64,45 @@ def test_one_seed_borrows_the_spread_of_the_other_side():
     ],
 )
 def test_verdicts(mean, error, better, no_worse, equal):
-    found = Difference(mean, error, error, None)
+    found = Difference(mean, error, error, None, np.inf, 0.5 + mean, 0.5)
     assert [compare.verdict(found, claim) for claim in compare.CLAIMS] == [better, no_worse, equal]
     with pytest.raises(ValueError, match="worse"):
         compare.verdict(found, "worse")
+
+
+def test_the_same_trainings_share_their_luck():
+    """Two numbers of steps of three trainings: what a training learned falls out, and the error is that of repeated studies."""
+
+    def study():
+        difficulty, luck = RNG.beta(0.4, 0.4, len(TAGS)), 0.2 * RNG.normal(size=(3, 1))
+        noise = RNG.random(len(TAGS))
+        right = [np.clip(difficulty + luck + 0.02 * RNG.normal(size=(3, 1)), 0, 1) > noise for _ in range(2)]
+        return compare.difference(*right, TAGS, same=True), compare.difference(*right, TAGS)
+
+    both = [study() for _ in range(400)]
+    spread = np.std([same.mean for same, _ in both])
+    assert spread < np.sqrt(np.mean([same.error**2 for same, _ in both])) < 1.6 * spread
+    assert np.mean([apart.error for _, apart in both]) > 3 * spread
+
+
+def test_few_trainings_need_larger_differences():
+    """Equal methods, three seeds against one: the share of false verdicts is that of two standard errors."""
+    tags = np.repeat(["a", "b"], 4000)
+    false = 0
+    for _ in range(1500):
+        scores = 0.5 + 0.06 * RNG.normal(size=4)
+        right = (np.arange(8000) % 4000 + 0.5) / 4000 < scores[:, None]  # no luck with prompts
+        false += compare.verdict(compare.difference(right[:3], right[3:], tags), "better") != "unresolved"
+    assert false / 1500 == pytest.approx(0.0455, abs=0.02)
+
+
+def test_the_best_of_many_must_be_ahead_by_more():
+    found = Difference(-0.05, 0.02, 0.02, None, np.inf, 0.45, 0.5)
+    assert compare.verdict(found, "no worse") == "does not" and compare.verdict(found, "no worse", rivals=24) == "unresolved"
+    assert compare.verdict(found._replace(mean=-0.07), "no worse", rivals=24) == "does not"
+
+
+def test_two_that_know_nothing_are_not_equal():
+    found = Difference(0.0, 0.0, 0.0, None, np.inf, 0.04, 0.04)
+    assert [compare.verdict(found, claim) for claim in compare.CLAIMS] == ["unresolved"] * 3
+    assert compare.verdict(found._replace(a=0.2, b=0.2), "equal") == "holds"

@@ -53,20 +53,25 @@ def read_costs(folder):
 
 
 def costs(runs, folder, rounds=5, steps=5):
-    """Measures all methods in turn, unless each has been measured already. A phase begins where an objective comes in; `flops_ratio` is
-    that of the last phase over the first method's."""
-    configs = {digest(run): run.config for run in runs if run.seed == 0}
-    if set(configs) <= set(read_costs(folder)):
+    """Measures all methods that have not been measured yet, in turn with the first of all, whose first time stays the unit: a machine may
+    be slower another day. A phase begins where an objective comes in; `flops_ratio` is that of the last phase over the first method's."""
+    configs, found = {digest(run): run.config for run in runs if run.seed == 0}, read_costs(folder)
+    unit = next(iter(configs))
+    configs = {name: config for name, config in configs.items() if name == unit or name not in found}
+    if set(configs) <= set(found):
         return
     cases = {(name, first): Case(config, first) for name, config in configs.items() for first in starts(config)}
     seconds = {key: [] for key in cases}
     for _ in range(rounds):
         for key, case in cases.items():
             seconds[key].append(case.run(steps))
-    found, base = {}, next(iter(cases.values())).flops
+    base, now = cases[unit, 0].flops, statistics.median(seconds[unit, 0])
+    scale = found[unit]["phases"][0][1] / now if unit in found else 1.0
     for (name, first), taken in seconds.items():
-        entry = found.setdefault(name, {"phases": []})
-        entry["phases"].append([first, statistics.median(taken)])
+        if first == 0:
+            found[name] = {"phases": []}
+        entry = found[name]
+        entry["phases"].append([first, scale * statistics.median(taken)])
         entry["flops_ratio"] = cases[name, first].flops / base
         entry["memory_bytes"] = cases[name, first].memory
     write_whole(folder / "costs.json", json.dumps(found, indent=1).encode())

@@ -23,6 +23,7 @@ def summary(runs, plan, folder):
                     found.setdefault((run.method, point, *key), {})[run.seed] = rows[asked, step, *key]
     complete = {key for key in found if len(found[key]) == plan["methods"][key[0]]["seeds"]}
     return {
+        "plan": plan,
         "prompts": len(tags),
         "split": plan["split"],
         "costs": costs,
@@ -75,8 +76,20 @@ def judged(found, complete, runs, plan, tags, a, claim, b, share=1.0):
     if not {mine, *rivals} <= complete:
         return said
     theirs = max(rivals, key=lambda key: compare.overall(stack(found[key]), tags).mean())
-    gap = compare.difference(stack(found[mine]), share * stack(found[theirs]), tags)
-    return said | {"against": list(theirs), **gap._asdict(), "verdict": compare.verdict(gap, claim)}
+    same = mine[0] == theirs[0]
+    d = compare.difference(stack(found[mine]), share * stack(found[theirs]), tags, same)
+    return said | {
+        "against": list(theirs),
+        "rivals": len(rivals),
+        **d._asdict(),
+        "freedom": finite(d.freedom),
+        "verdict": compare.verdict(d, claim, len(rivals)),
+    }
+
+
+def finite(number):
+    """None for the infinite, which JSON does not know."""
+    return number if np.isfinite(number) else None
 
 
 def key_of(place):
@@ -85,7 +98,7 @@ def key_of(place):
 
 def others(method, steps, runs, plan):
     """Every way to draw that the other methods have at so many steps. The best of them is chosen on the prompts of the claim, which favours
-    it."""
+    it: `compare.verdict` asks for more, by their number."""
     return sorted(
         {(run.method, "end", *key) for run in runs for key in run.keys(plan) if run.method != method and key[-1] == steps}, key=str
     )

@@ -35,6 +35,8 @@ def main(argv):
     folder = Path(flags.folder(args.runs, "--runs"))
     runs = plans.list_runs(plan, folder)
 
+    for run in runs:
+        run.done()  # a run of another plan is no part of this one, whether it is trained now or not
     process("anystep.bench._draw", "costs", args.plan, str(folder))
     for run in runs:
         if not asked or run.method in asked:

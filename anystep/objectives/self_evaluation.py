@@ -62,8 +62,8 @@ def self_evaluation(
     dropped: rows whose prompt is the null one: "diagonal" asks them s = t, plain flow matching (default: with c = null the evaluator says
     nothing and would only weaken the data term; the paper does not say); "keep" treats them as any other row. The fake term wants
     batch["fake"], tokens of the prompts behind the words "fake image", and from its start on one more forward and backward. weighting of a
-    sample: "none", as in the paper, or "adaptive" | "huber" (see `weighting`). Metrics: t, error = the squares without the fake's own, the
-    norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's loss.
+    sample: "none", as in the paper, or "adaptive" | "huber" (see `weighting`), of the fake's loss, too. Metrics: t, error = the squares
+    without the fake's own, the norm of x0_hat over that of x0, the size of the evaluator's correction, the fake's squares.
     """
 
     def objective(models, roles, batch, key, step):
@@ -110,6 +110,6 @@ def self_evaluation(
             "norm_ratio": (norm(x0_hat) / norm(x0)).reshape(-1),
             "correction": rms(correction).reshape(-1),
         }
-        return weighted(error, weighting) + auxiliary.weight * fake_loss, metrics | {"fake": fake_loss}, {}
+        return weighted(error, weighting) + auxiliary.weight * weighted(fake_loss, weighting), metrics | {"fake": fake_loss}, {}
 
     return objective
