@@ -152,12 +152,13 @@ def guidance(config, scale, sampler, ask) -> tuple[float, str]:
     learned, settings = config.objective.consistency, config.eval
     if not (learned.share and learned.guidance != 1.0):
         return number("guide", settings.scale if scale is None else scale), ""
-    if sampler == "heun" or ask != "zero":
+    by_way_of_data = sampler not in ("euler", "heun") and learned.at_zero < 1  # there a flow map is always asked for s = 0
+    if sampler == "heun" or (ask != "zero" and not by_way_of_data):
         return number("guide", settings.scale if scale is None else scale), "jumps"
     if scale is not None:
         raise UserError(
             f"guidance scale {scale}: cannot act, because all that sampler {sampler!r} asks of this model was trained under guidance "
-            f"{learned.guidance:g}; with ask 'now' the scale is free"
+            f"{learned.guidance:g}; with sampler 'euler' and ask 'now' the scale is free"
         )
     return learned.guidance, "all"
 

@@ -19,8 +19,8 @@ from anystep.types import Model, Sampler, SamplerState
 
 
 def asker(model: Model, ask="next"):
-    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t, a re-noising one s >= gap t, one with
-    jumps that or s = 0."""
+    """(t, t_next) -> s by name, [B] each. A one-time model is always asked s = t, the others s >= gap t, and
+    s = 0 where they learned to jump there."""
 
     def share(t, part):  # of flow time, in which halves and gaps are meant
         return from_flow_time(model.path, part * to_flow_time(model.path, t))

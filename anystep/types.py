@@ -58,7 +58,7 @@ class Model(NamedTuple):
     head: Callable[..., Array]  # (params, h) -> u
     depth: int = 0  # number of blocks
     features: Callable[..., Array] | None = None  # (params, x, t) -> [B, F]
-    gap: float = 0.0  # nobody asks for s < gap t, but for s = 0 of a hybrid
+    gap: float = 0.0  # nobody asks for 0 < s < gap t
     shift: float | tuple[float, ...] = 0.0  # unit = (door - shift) / scale
     scale: float | tuple[float, ...] = 1.0
 

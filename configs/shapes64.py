@@ -7,9 +7,9 @@ Hardware   one GPU of 16 GB or more
 Time       not measured yet; by the count of FLOPs about ten minutes on a GPU that does 200 TFLOP/s in bfloat16
 Result     not measured yet
 
-What `shapes` learned at 16 pixels, carried over: flow matching, self-evaluation down to s = t / 4, and jumps to s = 0 along the averaged
-weights' own guided velocity, begun when the places are known. The shift is larger because a larger picture of the same content drowns in
-noise later.
+The hybrid of the any-step study (anystep/bench/plans/any_step.py): flow matching, self-evaluation down to s = t / 4, and jumps to s = 0
+along the averaged weights' own guided velocity, begun when the places are known. The shift is larger than at 16 pixels because a larger
+picture of the same content drowns in noise later.
 """
 
 from ml_collections import ConfigDict

@@ -147,7 +147,9 @@ class Handler(BaseHTTPRequestHandler):
         for number, found in enumerate(re.finditer(rb"DELETE \S*/storage/v1/b/[^/]+/o/(\S+) HTTP", body), 1):
             gone = self.server.objects.pop(urllib.parse.unquote(found[1].decode()), None)
             status = "204 No Content" if gone is not None else "404 Not Found"
-            parts.append(f"--{border}\r\nContent-Type: application/http\r\nContent-ID: <response-{number}>\r\n\r\nHTTP/1.1 {status}\r\n\r\n\r\n")
+            parts.append(
+                f"--{border}\r\nContent-Type: application/http\r\nContent-ID: <response-{number}>\r\n\r\nHTTP/1.1 {status}\r\n\r\n\r\n"
+            )
         self.answer(200, ("".join(parts) + f"--{border}--").encode(), [("Content-Type", f"multipart/mixed; boundary={border}")])
 
     def do_PUT(self):

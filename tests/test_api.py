@@ -46,7 +46,7 @@ def test_where_the_scale_acts(models, name, sampler, ask):
 
 def test_a_scale_that_cannot_act_is_refused(models):
     """Every answer is a jump that was trained under guidance."""
-    with pytest.raises(UserError, match=r"guidance scale 3.0: cannot act.* under guidance 2; with ask 'now'"):
+    with pytest.raises(UserError, match=r"guidance scale 3.0: cannot act.* under guidance 2; with sampler 'euler' and ask 'now'"):
         drawn(models["inside"], 3.0, sampler="restart", ask="zero")
     assert api.guidance(models["inside"][0].config, None, "restart", "zero") == (2.0, "all")
     assert np.isfinite(drawn(models["inside"], None, sampler="restart", ask="zero")).all()

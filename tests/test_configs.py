@@ -100,6 +100,7 @@ def accepted(name, folder):
         asked = {"model.net": net, "path.name": path, "model.depth": 1, "model.text.depth": 0, "data.batch": 6}
         asked |= {"objective.flow_matching.share": f, "objective.self_evaluation.share": e, "objective.consistency.share": c}
         asked |= {"objective.consistency.at_zero": at_zero, "objective.consistency.start": 0}
+        asked |= {"objective.consistency.s_min": 0.25 if 0 < at_zero < 1 else 0.0}
         asked |= {"objective.self_evaluation.auxiliary_k": 0.9 if jumps == "step" else 1.0}
         asked |= {f"objective.consistency.{name}": value for name, value in zip(FIELDS, JUMPS[jumps], strict=True)}
         try:
@@ -117,7 +118,11 @@ def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
     net = "mlp" if name == "smoke" else "sana"
     alone = {("linear", 1, 0, 0, 1.0), ("trig", 1, 0, 0, 1.0), ("linear", 0, 1, 0, 1.0), ("linear", 0, 0, 1, 1.0)}
     along_data = alone | {("linear", 0, 0, 1, 0.0), ("linear", 1, 1, 1, 1.0)}
-    assert {(net, *chosen, "derivative") for chosen in along_data} | {(net, "linear", 1, 1, 1, 1.0, "step")} <= set(found)
+    assert {(net, *chosen, "derivative") for chosen in along_data} | {
+        (net, "linear", 1, 1, 1, 1.0, "step"),
+        (net, "linear", 1, 0, 1, 0.5, "step"),
+        (net, "linear", 1, 0, 1, 0.5, "derivative"),
+    } <= set(found)
     for chosen, config in found.items():
         models = build_models(config)
         params = {role: jax.eval_shape(model.init, jax.random.key(0)) for role, model in models.items()}

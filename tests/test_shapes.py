@@ -295,5 +295,6 @@ def test_other_scenes_of_a_prompt(kind):
         scenes = [scene_of(asked, WORLD, np.random.default_rng(number)) for number in range(12)]
         assert all(metadata(scene, colors) == asked for scene in scenes)
         assert len({scene.objects for scene in scenes}) == 12
+        assert kind != "counting" or all(len({thing.color for thing in scene.objects}) == 1 for scene in scenes)
         assert all(judge(draw(scene, WORLD) / 127.5 - 1.0, asked, WORLD)["correct"] for scene in scenes[:2])
     assert (len({scene.objects[0].color for scene in scenes}) > 1) == ("color" not in asked["include"][0])

@@ -18,11 +18,13 @@ FIELDS = {
     "steps": tuple,  # of the sampler
     "prompts": int,
     "split": str,
-    "variety": tuple,  # (prompts, pictures of each) whose distance is measured
-    "at_steps": tuple,  # of training, beside the end: the newest checkpoint not beyond, so let config.checkpoint.every divide them
-    "at_seconds": tuple,  # there, and for the variety, the first of a method's draws is made only
-    "claims": list,  # (place, claim, place) or (place, claim, place, share of the second); a place has PLACE, or, the second, method "best"
-}  # (of all others) and steps
+    "variety": tuple,  # (prompts, pictures of each) whose distance is measured, of a method's first draw
+    # of training, beside the end, for the first of a method's draws: the newest checkpoint not beyond (see checkpoint.every)
+    "at_steps": tuple,
+    "at_seconds": tuple,
+    # (place, claim, place) or (place, claim, place, share of the second); a place has PLACE; the second may be method "best" of all others
+    "claims": list,
+}
 PLANS = Path(__file__).parent / "plans"
 PLACE = ("method", "sampler", "ask", "scale", "steps")
 
@@ -64,9 +66,15 @@ def read(name):
             raise UserError(f"--plan {name}: {field!r} must be a {kind.__name__}, is {plan[field]!r}")
     if len(plan["variety"]) != 2 or not (plan["variety"] == (0, 0) or 0 < plan["variety"][0] <= plan["prompts"] and plan["variety"][1] > 1):
         raise UserError(f"--plan {name}: variety {plan['variety']!r}: must be (prompts, pictures of each, two or more), or (0, 0)")
+    if not plan["steps"] or not all(isinstance(steps, int) and 1 <= steps <= 1000 for steps in plan["steps"]):
+        raise UserError(f"--plan {name}: steps {plan['steps']!r}: must be whole numbers, 1 to 1000")
     for method, spec in plan["methods"].items():
+        if method == "best":
+            raise UserError(f"--plan {name}: a method must not be called 'best', which a claim means all others by")
         if set(spec) != {"overrides", "seeds", "draws"} or not spec["draws"]:
             raise UserError(f"--plan {name}: {method!r} needs overrides, seeds and draws")
+        if not isinstance(spec["seeds"], int) or spec["seeds"] < 1:
+            raise UserError(f"--plan {name}: {method!r} has seeds = {spec['seeds']!r}: must be a whole number, 1 or more")
         _check_draws(name, method, spec["draws"])
         if any(override.startswith(("data.", "seed=")) for override in spec["overrides"]):
             raise UserError(f"--plan {name}: {method!r} overrides the data or the seed, which all methods share; see 'world' and 'seeds'")
@@ -80,7 +88,8 @@ def _check_draws(name, method, draws):
         if len(draw) != 3 or draw[0] not in SAMPLERS or draw[1] not in ASKS:
             known = f"({', '.join(SAMPLERS)}; {', '.join(ASKS)}; a scale or None)"
             raise UserError(f"--plan {name}: {method!r} draws {draw!r}: must be {known}")
-        if (scale := draw[2]) is not None and float(f"{scale:.6g}") != scale:
+        scale = draw[2]
+        if scale is not None and (not isinstance(scale, int | float) or float(f"{scale:.6g}") != scale):
             raise UserError(f"--plan {name}: scale {scale!r}: at most six digits, which is what a row keeps")
 
 
@@ -88,7 +97,7 @@ def _check_claim(name, plan, claim):
     if len(claim) not in (3, 4) or claim[1] not in compare.CLAIMS:
         raise UserError(f"--plan {name}: claim {claim!r}: must be (place, claim, place[, share]), claim one of {', '.join(compare.CLAIMS)}")
     for place, may_be_best in ((claim[0], False), (claim[2], True)):
-        if may_be_best and place.get("method") == "best" and place.get("steps") in plan["steps"]:
+        if may_be_best and place.get("method") == "best" and set(place) == {"method", "steps"} and place["steps"] in plan["steps"]:
             continue
         spec = plan["methods"].get(place.get("method"), {"draws": ()})
         how = tuple(place.get(part) for part in ("sampler", "ask", "scale"))
@@ -116,6 +125,10 @@ def list_runs(plan, folder):
             guidance(run.config, scale, sampler, ask)
     if len({run.folder for run in runs}) < len(runs):
         raise UserError(f"plan: two methods of {', '.join(plan['methods'])} would share a folder")
-    if subject(runs[0].config.data, 1, plan["split"]).judge is None:
+    asked = subject(runs[0].config.data, plan["prompts"], plan["split"])
+    if asked.judge is None:
         raise UserError(f"plan: data.kind = {runs[0].config.data.kind!r} has no judge")
+    tags = [row["tag"] for row in asked.metadata]
+    if (fewest := min(map(tags.count, tags), default=0)) < 2:
+        raise UserError(f"plan: prompts = {plan['prompts']}: leaves {fewest} of a tag, each needs two for its standard error")
     return runs

@@ -17,8 +17,10 @@ from anystep.bench import _record as record
 from anystep.errors import run_main
 
 JUMPS = "--config.objective.consistency."
-DERIVATIVE = [JUMPS + field for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "weighting=adaptive")]
-STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "at_zero=1.0")]
+DERIVATIVE = [
+    JUMPS + field for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "s_min=0.0", "weighting=adaptive")
+]
+STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "at_zero=1.0", "s_min=0.0")]
 CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, floor)
     "flow_matching": ([1, 0, 0], [], "flow_matching", 1.0),
     "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),

@@ -105,6 +105,10 @@ def jumps_have_a_teacher(c):
     jumps = c.objective.consistency
     if not jumps.share:
         return
+    if not jumps.weight:
+        refuse("objective.consistency.weight", 0.0, "> 0 next to a share: samplers would trust jumps that nothing trains")
+    if jumps.at_zero == 1 and jumps.s_min:
+        refuse("objective.consistency.s_min", jumps.s_min, "0 for at_zero = 1: no row asks for s > 0")
     if jumps.velocity == "data" and jumps.guidance != 1:
         refuse(
             "objective.consistency.guidance", jumps.guidance, "1 along the data; config.objective.consistency.velocity = 'ema' is guided"
@@ -127,6 +131,17 @@ def jumps_have_a_teacher(c):
         refuse("objective.consistency.velocity", "ema", "'data' without config.objective.flow_matching.share: nothing else trains s = t")
     if jumps.interval[0] >= jumps.interval[1]:
         refuse("objective.consistency.interval", jumps.interval, "t_low < t_high")
+
+
+def self_evaluation_is_trained(c):
+    e = c.objective.self_evaluation
+    if not e.share:
+        return
+    if not e.weight:
+        refuse("objective.self_evaluation.weight", 0.0, "> 0 next to a share: samplers would trust answers that nothing trains")
+    if e.start + e.anneal >= c.train.steps:
+        must = f"less than config.train.steps = {c.train.steps} together with anneal = {e.anneal}"
+        refuse("objective.self_evaluation.start", e.start, must)
 
 
 def the_fake_term_is_trained(c):
@@ -194,6 +209,7 @@ RULES = (
     one_meaning_of_s,
     null_prompt_is_trained,
     jumps_have_a_teacher,
+    self_evaluation_is_trained,
     the_fake_term_is_trained,
     path_has_objective,
     something_to_ask,

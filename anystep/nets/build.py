@@ -29,7 +29,7 @@ def image_tokens(config):
 
 
 def ends(objective):
-    """What s < t will have been trained to mean."""
+    """What s < t will have been trained to mean: "hybrid" has jumps to s = 0 alone, with or without self-evaluation above the gap."""
     judged, mapped = objective.self_evaluation.share > 0, objective.consistency.share > 0
     if mapped and objective.consistency.at_zero == 1:
         return "hybrid"

@@ -99,12 +99,11 @@ def prompts(world: World, seed: int, n: int, split: str = "test", kinds: tuple[s
 
 def scene_of(asked: dict, world: World, rng: np.random.Generator) -> Scene:
     """A scene that metadata describes, places and unnamed colours drawn anew."""
-    entries = [entry for entry in asked["include"] for _ in range(entry["count"])]
-    relation = None
+    entries, relation = asked["include"], None
     if asked["tag"] == "position":
         entries = entries[::-1]
         relation = entries[0]["position"][0]
-    things = [(entry["class"], entry.get("color") or _pick(rng, world.colors)) for entry in entries]
+    things = [thing for entry in entries for thing in [(entry["class"], entry.get("color") or _pick(rng, world.colors))] * entry["count"]]
     scene = place(asked["tag"], things, relation, rng)
     if asked["tag"] in LISTED and reading_order(scene.objects) != scene.objects:
         scene = scene._replace(objects=tuple(at._replace(shape=a, color=b) for at, (a, b) in zip(scene.objects[::-1], things, strict=True)))
