@@ -34,6 +34,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "gcsfs",
             "hypothesis",
             "ipykernel",
             "nbclient",
@@ -45,6 +46,7 @@ setup(
         ],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
+        "gcs": ["gcsfs"],  # work directories and data under gs://
         "text": ["tokenizers", "sentencepiece"],
         "tensorboard": ["tensorboardX"],
         "wandb": ["wandb"],

@@ -30,7 +30,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from anystep.errors import UserError
-from anystep.files import list_folder, write_whole
+from anystep.files import is_remote, list_folder, write_whole
 from anystep.tree import nest, paths
 
 MARK = "commit_success.txt"  # written last, on every backend
@@ -234,7 +234,7 @@ def _digest_across_processes(leaf):
 
 def _step_path(workdir, step: int):
     path = epath.Path(workdir) / FOLDER / str(step)
-    return path if "://" in str(workdir) else path.resolve()  # orbax takes absolute paths only
+    return path if is_remote(workdir) else path.resolve()  # orbax takes absolute paths only
 
 
 def _not_written(step: int, error: Exception) -> bool:

@@ -12,6 +12,7 @@ from etils import epath
 
 from anystep import flags
 from anystep.errors import UserError, run_main
+from anystep.files import below
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -32,6 +33,7 @@ def parse(argv):
 
 def main(argv):
     args = parse(argv)
+    flags.require_remote(args.workdir)
 
     from anystep import checkpoint
 
@@ -51,7 +53,7 @@ def line(workdir, step):
     from anystep import checkpoint
 
     folder = epath.Path(workdir) / checkpoint.FOLDER / str(step)
-    files = [file for place, _, names in folder.walk() for file in (place / name for name in names)]
+    files = [file for _, file in below(folder)]
     size = sum(file.stat().length for file in files)
     written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(folder.stat().mtime))
     return f"step {step:>9}  {size / 1e6:10.1f} MB  {len(files):5} files  {written}"

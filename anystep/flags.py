@@ -4,6 +4,7 @@ Which flags there are is said in each main. Config flags (`--config.a.b=c`) live
 """
 
 import argparse
+import importlib.util
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -84,6 +85,12 @@ def folder(path: Any, flag: str) -> epath.Path:
     except (OSError, ValueError) as error:
         raise UserError(f"{flag}: {_short(str(path))} is no folder and cannot be made one ({type(error).__name__})") from None
     return path
+
+
+def require_remote(path) -> None:
+    """UserError for a gs:// path where nothing installed can read it."""
+    if str(path).startswith("gs://") and not any(importlib.util.find_spec(name) for name in ("gcsfs", "tensorflow")):
+        raise UserError(f"{path}: gs:// needs the package gcsfs: pip install anystep[gcs]")
 
 
 def _short(text: str) -> str:

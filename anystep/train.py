@@ -80,6 +80,7 @@ def train(config, workdir, processes=""):
     from anystep.cache import use_compile_cache
     from anystep.data import make_stream
     from anystep.files import write_whole
+    from anystep.flags import require_remote
     from anystep.guard import RESTART, Stop, Watchdog
     from anystep.state import EMA
     from anystep.train_step import abstract_batch, count_flops, make_train_step
@@ -88,6 +89,7 @@ def train(config, workdir, processes=""):
     # ---------------------------------------------------------------- what the config decides
     ledger = logs.Ledger()
     workdir = epath.Path(workdir)
+    require_remote(workdir)
     begun = checkpoint.committed_steps(workdir)
     also = () if config.train.also == "none" else (config.train.also,)
     check(config, workdir, begun, also)
@@ -192,6 +194,8 @@ def train(config, workdir, processes=""):
             report(writer, pending)
         ledger.now("save")
         written = saved()
+        if first:
+            writer.flush()
         progress.close()
         if last < config.train.steps:
             progress.say(f"stopped at step {last}; " + ("the same command goes on from there" if written else "NOT saved"))
@@ -199,6 +203,7 @@ def train(config, workdir, processes=""):
         exported = export(config, state, workdir)
         if first:
             writer.write({"step": step, **ledger.row()})
+            writer.flush()
         unsaved = [name for name, sound in (("its last checkpoint", written), ("its model folder", exported)) if not sound]
         but = f", but {' and '.join(unsaved)} could NOT be written" if unsaved else ""
         progress.say(f"done in {ledger.row()['seconds']:.0f} s: {workdir}{but}")

@@ -16,6 +16,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from anystep.errors import UserError
+from anystep.files import below
 
 SIDE, PIXELS = 8192, 64_000_000  # what a header may announce
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # no EPS or PDF: those start programs
@@ -114,15 +115,15 @@ def list_folder(path) -> tuple[list[tuple[str, tuple[str, ...]]], list[tuple[str
                 except UserError as why:
                     bad.append((where, why))
             return sorted(found), bad
-    for file in sorted(place / name for place, _, names in folder.walk() for name in names):
+    for name, file in below(folder):
         if file.suffix.lower() in SUFFIXES:
             note = file.with_suffix(".txt")
             lines = [clean(line) for line in note.read_bytes().decode("utf-8", "replace").splitlines()] if note.exists() else []
             if not any(lines):
                 why = f"{file}: no caption; expected {note.name} beside it, or metadata.jsonl or metadata.csv in {folder}"
-                bad.append((file.relative_to(folder).as_posix(), UserError(why)))
+                bad.append((name, UserError(why)))
                 continue
-            found.append((file.relative_to(folder).as_posix(), tuple(line for line in lines if line)))
+            found.append((name, tuple(line for line in lines if line)))
     if not found and not bad:
         raise UserError(f"data.path = {folder}: neither metadata.jsonl, metadata.csv nor pictures ({', '.join(SUFFIXES)})")
     return found, bad

@@ -9,12 +9,14 @@ import importlib
 import json
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from anystep.errors import UserError
+from anystep.files import is_remote, write_whole
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
@@ -32,10 +34,14 @@ def _plain(name: str, value: Any) -> Any:
 
 
 class JsonlWriter:
-    """`write(row)` appends one line to `path` and flushes it. `also`: any of "tensorboard", "wandb"; their files go beside `path`."""
+    """`write(row)` appends one line to `path` and flushes it. `also`: any of "tensorboard", "wandb"; their files go beside `path`.
 
-    def __init__(self, path: Any, also: Sequence[str] = ()):
-        self.path = epath.Path(path)
+    An object store cannot append: there the whole file is kept here and written again, at most every `every` seconds and by `flush()`.
+    """
+
+    def __init__(self, path: Any, also: Sequence[str] = (), every: float = 10.0):
+        self.path, self.every = epath.Path(path), every
+        self._kept, self._written = (b"", -math.inf) if is_remote(path) else (None, 0.0)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._mend()
         self._refused = False
@@ -43,6 +49,9 @@ class JsonlWriter:
 
     def _mend(self) -> None:
         if not self.path.exists():
+            return
+        if self._kept is not None:
+            self._kept = self.path.read_bytes()
             return
         with self.path.open("rb") as file:
             if file.seek(0, 2) == 0:
@@ -53,9 +62,18 @@ class JsonlWriter:
             self._append(b"\n")
 
     def _append(self, line: bytes) -> None:
-        # opened for each row: the file may be moved or rotated meanwhile, and an object store keeps nothing before the close
-        with self.path.open("ab") as file:
+        if self._kept is not None:
+            self._kept += line
+            if time.monotonic() - self._written >= self.every:
+                self.flush()
+            return
+        with self.path.open("ab") as file:  # for each row: the file may be moved or rotated meanwhile
             file.write(line)
+
+    def flush(self) -> None:
+        if self._kept is not None:
+            self._written = time.monotonic()
+            write_whole(self.path, self._kept)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append `row`; values are numbers, numpy or jax scalars, texts, truth values or None. ValueError on anything nested. A disk that

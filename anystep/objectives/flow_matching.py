@@ -8,8 +8,9 @@ from anystep.weighting import weighted
 
 
 def flow_matching(law: TimeLaw = LOGIT_NORMAL, weighting="none"):
-    """An Objective. weighting of a sample: "none" | "adaptive" | "huber" (see `weighting`). Only "none" has the mean velocity as optimum; the
-    others are drawn from it toward where many answers lie, the less the more numbers a sample has. Metrics: t, error = its squares."""
+    """An Objective. weighting of a sample: "none" | "adaptive" | "huber" (see `weighting`). Only "none" has the mean velocity as its
+    optimum; the others are drawn from it toward where many answers lie, the less the more numbers a sample has. Metrics: t, error = its
+    squares."""
 
     def objective(models, roles, batch, key, step):
         net = models["net"]
