@@ -75,7 +75,7 @@ def train(config, workdir, processes=""):
     from clu.parameter_overview import get_parameter_overview
     from etils import epath
 
-    from anystep import checkpoint, flops, logs
+    from anystep import begin, checkpoint, flops, logs
     from anystep import mesh as meshes
     from anystep.cache import use_compile_cache
     from anystep.data import make_stream
@@ -92,7 +92,7 @@ def train(config, workdir, processes=""):
     require_remote(workdir)
     begun = checkpoint.committed_steps(workdir)
     also = () if config.train.also == "none" else (config.train.also,)
-    check(config, workdir, begun, also)
+    begin.check(config, workdir, begun, also)
     meshes.join(processes)
     use_compile_cache()
     mesh, models, optimizers, abstract, shardings, _ = build(config)
@@ -119,7 +119,7 @@ def train(config, workdir, processes=""):
             start, state, info = checkpoint.restore(workdir, target, stream)
             rewinds, said = info["rewinds"], f"going on from step {start}"
         else:
-            start, state = 0, first_state(config, models, optimizers, shardings)
+            start, state = 0, begin.first_state(config, models, optimizers, shardings)
             said = f"starting from {config.init_from}" if config.init_from else "starting from fresh weights"
 
         # ------------------------------------------------------------ the loop
@@ -229,60 +229,6 @@ def rewind(workdir, target, rewinds, most):
     step, state, _ = checkpoint.restore(workdir, target, step=steps[-1])
     checkpoint.drop_after(workdir, step)
     return step, state
-
-
-NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
-FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every")  # may change between two starts of one run
-
-
-def check(config, workdir, begun, also):
-    """Refuses what is not there, and a config that would have led a run that has begun elsewhere: before a device is touched."""
-    from anystep import logs
-    from anystep.api import folder_of
-    from anystep.data import describe
-
-    describe(config.data)
-    for name in also:
-        logs.package_of(name)
-    if config.init_from and not begun:
-        folder_of(config.init_from)
-    path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
-    if begun and path.exists():
-        changed = [line for name, line in differences(json.loads(path.read_text()), now) if not name.startswith(FREE)]
-        if changed:
-            raise UserError(
-                f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
-            )
-
-
-def differences(before, now, prefix=""):
-    """[("optim.lr", "config.optim.lr: 0.001 before, 0.002 now"), ...]."""
-    out = []
-    for name in sorted(set(before) | set(now)):
-        a, b, path = before.get(name), now.get(name), f"{prefix}{name}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            out += differences(a, b, path + ".")
-        elif a != b:
-            out.append((path, f"config.{path}: {a!r} before, {b!r} now"))
-    return out
-
-
-def first_state(config, models, optimizers, shardings):
-    """Fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be missing there."""
-    import jax
-
-    from anystep import weights
-    from anystep.api import load
-    from anystep.state import EMA, init_state
-
-    window = config.train.guard.window
-    state = jax.jit(lambda: init_state(models, optimizers, config.seed, window), out_shardings=shardings)()
-    if not config.init_from:
-        return state
-    _, loaded = load(config.init_from)
-    params = weights.take(state.params, loaded, NEW)
-    state = state._replace(params=params, ema={EMA: jax.tree.map(lambda a: a.copy(), params)})
-    return jax.device_put(state, shardings)
 
 
 def report(writer, row):

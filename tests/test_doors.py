@@ -22,7 +22,7 @@ FLOORS = (
     "data evals compare config flags",
     "subjects",
     "train_step api",
-    "watch",
+    "watch begin",
     "train sample evaluate ckpt bench launch __main__",
     "__init__",
 )

@@ -1,0 +1,54 @@
+"""Before the first step of a run: what is refused, and the state it begins with."""
+
+import json
+
+import jax
+
+from anystep import logs, weights
+from anystep.api import folder_of, load
+from anystep.data import describe
+from anystep.errors import UserError
+from anystep.state import EMA, init_state
+
+NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
+FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every")  # may change between two starts of one run
+
+
+def check(config, workdir, begun, also):
+    """Refuses what is not there, and a config that would have led a run that has begun elsewhere: before a device is touched."""
+    describe(config.data)
+    for name in also:
+        logs.package_of(name)
+    if config.init_from and not begun:
+        folder_of(config.init_from)
+    path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
+    if begun and path.exists():
+        changed = [line for name, line in differences(json.loads(path.read_text()), now) if not name.startswith(FREE)]
+        if changed:
+            raise UserError(
+                f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
+            )
+
+
+def differences(before, now, prefix=""):
+    """[("optim.lr", "config.optim.lr: 0.001 before, 0.002 now"), ...]."""
+    out = []
+    for name in sorted(set(before) | set(now)):
+        a, b, path = before.get(name), now.get(name), f"{prefix}{name}"
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += differences(a, b, path + ".")
+        elif a != b:
+            out.append((path, f"config.{path}: {a!r} before, {b!r} now"))
+    return out
+
+
+def first_state(config, models, optimizers, shardings):
+    """Fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be missing there."""
+    window = config.train.guard.window
+    state = jax.jit(lambda: init_state(models, optimizers, config.seed, window), out_shardings=shardings)()
+    if not config.init_from:
+        return state
+    _, loaded = load(config.init_from)
+    params = weights.take(state.params, loaded, NEW)
+    state = state._replace(params=params, ema={EMA: jax.tree.map(lambda a: a.copy(), params)})
+    return jax.device_put(state, shardings)
