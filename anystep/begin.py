@@ -11,7 +11,7 @@ from anystep.errors import UserError
 from anystep.state import EMA, init_state
 
 NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
-FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every")  # may change between two starts of one run
+FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every", "data.most_bad")  # may change between two starts of one run
 
 
 def check(config, workdir, begun, also):
@@ -23,11 +23,23 @@ def check(config, workdir, begun, also):
         folder_of(config.init_from)
     path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
     if begun and path.exists():
-        changed = [line for name, line in differences(json.loads(path.read_text()), now) if not name.startswith(FREE)]
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path}: not JSON ({error}); put back what was there, or take a new folder") from None
+        changed = [line for name, line in differences(before, now) if not name.startswith(FREE)]
         if changed:
             raise UserError(
                 f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
             )
+
+
+def check_rows(config, devices):
+    """Refuses a batch that the devices which are there cannot share; rules know those that were asked for."""
+    group = sum(config.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency"))
+    if config.data.batch % (group * devices):
+        must = f"divisible by {group * devices} = {group} (sum of the objectives' shares) * {devices} (devices)"
+        raise UserError(f"config.data.batch = {config.data.batch}: must be {must}")
 
 
 def differences(before, now, prefix=""):

@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from anystep.errors import UserError
@@ -38,35 +39,43 @@ LISTING = "{step}.files.json"
 FOLDER = "checkpoints"
 
 
-def save(workdir, step: int, state, iterator=None, info: dict | None = None, keep: int = 0) -> Callable[[], bool]:
+def save(workdir, step: int, state, iterator=None, info: dict | None = None, keep: int = 0, spare: int | None = None) -> Callable[[], bool]:
     """Starts to write `state` as checkpoint `step` and returns as soon as the arrays are copied; an older checkpoint of that step is
     replaced.
 
-    A thread waits for the commit, lists the files, then deletes all but the newest `keep` (0 = none deleted) of those up to `step`. Returns
-    `wait() -> bool`, which waits for that thread. Call it before the next `save` and before leaving. A disk that is full or read-only costs
-    a line on stderr and False, not the run.
+    A thread waits for the commit, lists the files, then deletes all but the newest `keep` (0 = none deleted) of those up to `step`, never
+    `spare`. Returns `wait() -> bool`, which waits for that thread. Call it before the next `save` and before leaving. A disk that is full
+    or read-only costs a line on stderr and False, not the run.
     """
     leaves = paths(state)
     note = {"info": info or {}, "iterator": None if iterator is None else iterator.get_state(), "leaves": _describe(leaves)}
     note = json.loads(json.dumps(note))  # tuples become lists, and what is no JSON raises here and not in a thread
-    target = _step_path(workdir, step)
+    target, refused = _step_path(workdir, step), None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
+            target.parent.mkdir(parents=True, exist_ok=True)
             _listing(workdir, step).unlink(missing_ok=True)
-        response = ocp.save_async(target, nest(leaves), overwrite=True, custom_metadata=note | {"crc32": _crc32(note)})
+    except OSError as error:
+        refused = error
+    if not _everyone(refused is None):  # or one would wait for the others in orbax
+        return functools.partial(_not_written, step, refused or OSError("another process could not"))
+    try:
+        with _context():
+            response = ocp.save_async(target, nest(leaves), overwrite=True, custom_metadata=note | {"crc32": _crc32(note)})
     except OSError as error:
         return functools.partial(_not_written, step, error)
 
     def finish() -> bool:
         try:
             response.result()
-            if jax.process_index() == 0:
-                _list(workdir, step)
-                for old in [kept for kept in committed_steps(workdir) if kept <= step][:-keep] if keep else ():
-                    _remove(workdir, old)
         except Exception as error:  # tensorstore and orbax raise many types for one full disk
             return _not_written(step, error)
+        if jax.process_index() == 0:
+            try:
+                _list(workdir, step)
+            except OSError as error:
+                _warn(f"the files of checkpoint {step} could not be listed, `ckpt verify` checks its leaves alone", error)
+            _prune(workdir, step, keep, spare)
         return True
 
     behind = threading.Thread(target=lambda: done.append(finish()), name=f"checkpoint {step}")
@@ -99,12 +108,15 @@ def restore(workdir, abstract, iterator=None, step: int | None = None, partial: 
     if not steps or (step is not None and steps[-1] != step):
         raise UserError(f"{epath.Path(workdir) / FOLDER}: no finished checkpoint{'' if step is None else f' of step {step}'}")
     for candidate in reversed(steps):
+        refused = None
         try:
             state, note = _read(_step_path(workdir, candidate), abstract, partial)
-        except UserError:
+        except (UserError, jax.errors.JaxRuntimeError):  # the latter: no memory, which no other checkpoint would mend
             raise
         except Exception as error:  # whatever a damaged file makes orbax, tensorstore or json raise
-            _warn(f"checkpoint {candidate} cannot be read, trying the one before", error)
+            refused = error
+        if not _everyone(refused is None):
+            _warn(f"checkpoint {candidate} cannot be read, trying the one before", refused or OSError("another process could not"))
             continue
         if iterator is not None and note["iterator"] is not None:
             iterator.set_state(note["iterator"])
@@ -117,6 +129,16 @@ def read_info(workdir, step: int) -> dict:
     return _read_note(_step_path(workdir, step))["info"]
 
 
+def sweep(workdir) -> None:
+    """Deletes what killed saves left behind; for the first process, before it saves."""
+    folder = epath.Path(workdir) / FOLDER
+    for entry in [entry for entry in folder.iterdir() if ".orbax-checkpoint-tmp" in entry.name] if folder.exists() else ():
+        try:
+            entry.rmtree()
+        except OSError as error:
+            _warn(f"{entry.name} could not be deleted", error)
+
+
 def drop_after(workdir, step: int) -> None:
     """Deletes the checkpoints of later steps; one process does."""
     if jax.process_index() == 0:
@@ -124,20 +146,22 @@ def drop_after(workdir, step: int) -> None:
             _remove(workdir, later)
 
 
+def is_listed(workdir, step: int) -> bool:
+    """Whether the files of checkpoint `step` were listed; not if the run ended right after the save."""
+    return _listing(workdir, step).exists()
+
+
 def verify(workdir, step: int) -> list[str]:
-    """What is wrong with checkpoint `step`, nothing for a sound one. Reads every byte: files against their list, leaves against their
-    digests."""
-    path, listing = _step_path(workdir, step), _listing(workdir, step)
-    wrong = []
+    """What is wrong with checkpoint `step`, nothing for a sound one. Reads every byte: files against their list, if there is one, leaves
+    against their digests."""
+    path, wrong = _step_path(workdir, step), []
     try:
-        said, found = json.loads(listing.read_text()) if listing.exists() else None, list_folder(path)
-        if said is None:
-            wrong.append("its files were not listed: the run ended right after the save")
-        else:
+        if is_listed(workdir, step):
+            said, found = json.loads(_listing(workdir, step).read_text()), list_folder(path)
             wrong += [f"{name} is missing" for name in sorted(set(said) - set(found))]
             wrong += [f"{name} was not written by the save" for name in sorted(set(found) - set(said))]
             wrong += [f"{name} is not what was written" for name in sorted(set(said) & set(found)) if said[name] != found[name]]
-        _read(path, saved_tree(workdir, step), False)
+        _read(path, jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved_tree(workdir, step)), False)
     except Exception as error:  # whatever a damaged file makes orbax, tensorstore or json raise
         wrong.append(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
     return wrong
@@ -145,6 +169,28 @@ def verify(workdir, step: int) -> list[str]:
 
 def _list(workdir, step: int) -> None:
     write_whole(_listing(workdir, step), json.dumps(list_folder(_step_path(workdir, step)), indent=0).encode())
+
+
+def _prune(workdir, step: int, keep: int, spare: int | None) -> None:
+    try:
+        for old in [kept for kept in committed_steps(workdir) if kept <= step][:-keep] if keep else ():
+            if old != spare:
+                _remove(workdir, old)
+    except OSError as error:
+        _warn("old checkpoints could not be deleted", error)
+
+
+def _everyone(well: bool) -> bool:
+    """Whether all went well on every process."""
+    return well if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(well)).all())
+
+
+def _context():
+    """Several processes meet by the coordination service: orbax's default barrier runs a program on the devices, from a thread, beside the
+    training's own."""
+    count = jax.process_count()
+    several = ocp.options.MultiprocessingOptions(active_processes=set(range(count)), barrier_sync_key_prefix="anystep")
+    return ocp.Context(multiprocessing_options=several) if count > 1 else ocp.Context()
 
 
 def _listing(workdir, step: int):
@@ -166,7 +212,7 @@ def saved_tree(workdir, step: int) -> dict:
 def _read(path, abstract, partial: bool):
     note, wanted = _read_note(path), paths(abstract)
     _refuse_changes(path, wanted, note["leaves"], partial)
-    context = ocp.Context()
+    context = _context()
     context.pytree.loading.partial_load = partial
     with context:
         loaded = paths(ocp.load(path, nest({name: _at_home(leaf) for name, leaf in wanted.items()})))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
+SPARED = 3  # beats after `busy` that may take long: the host runs two steps ahead
 RESTART = 42  # exit code: saved, start the same command again
 
 
@@ -56,14 +57,15 @@ class Stop:
 class Watchdog:
     """Ends a process in which nothing happens any more: all stacks to stderr, exit code 42.
 
-    `beat()` after every step; a step may take `factor` medians of the last ones, but at least `least` seconds. `busy()` before what takes
-    as long as it takes (compiling, restoring, drawing): until the next beat `most` seconds are allowed.
+    `beat()` after every step that has really ended; one may take `factor` medians of the last ones, but at least `least` seconds. `busy()`
+    before what takes as long as it takes (compiling, restoring, drawing, here or in another process): until the third beat after it `most`
+    seconds are allowed.
     """
 
     def __init__(self, least=60.0, factor=3.0, most=1800.0, leave: Callable[[int], object] = os._exit, clock=time.monotonic):
         self.least, self.factor, self.most, self.leave, self.clock = least, factor, most, leave, clock
         self.taken: deque[float] = deque(maxlen=64)
-        self.last, self.is_busy, self.ended = clock(), True, threading.Event()
+        self.last, self.spared, self.ended = clock(), SPARED, threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
     def __enter__(self):
@@ -75,16 +77,16 @@ class Watchdog:
 
     def beat(self):
         now = self.clock()
-        if not self.is_busy:
+        if not self.spared:
             self.taken.append(now - self.last)
-        self.last, self.is_busy = now, False
+        self.last, self.spared = now, max(self.spared - 1, 0)
 
     def busy(self):
-        self.is_busy = True
+        self.spared = SPARED
 
     def limit(self) -> float:
         """Seconds after the last beat."""
-        if self.is_busy:
+        if self.spared:
             return self.most
         return max(self.least, self.factor * statistics.median(self.taken)) if self.taken else self.most
 

@@ -11,7 +11,9 @@ contiguous block of rows of the global batch; the price is that a ring over seve
 """
 
 import math
+import os
 import re
+import sys
 
 import jax
 import numpy as np
@@ -40,7 +42,7 @@ def join(address: str) -> None:
         if (
             len(parts) != 3
             or not re.fullmatch(r".+:\d+", parts[0])
-            or not (parts[1] + parts[2]).isdecimal()
+            or not (parts[1].isdecimal() and parts[2].isdecimal())
             or int(parts[2]) >= int(parts[1])
         ):
             raise UserError(f'--processes {address!r}: must be "auto" or HOST:PORT,PROCESSES,ID with 0 <= ID < PROCESSES')
@@ -123,6 +125,19 @@ def state_bytes(abstract, shardings) -> int:
     """Bytes that each device holds of a tree under its shardings, exactly (the rule splits evenly, so every device holds the same)."""
     leaves = zip(jax.tree.leaves(abstract), jax.tree.leaves(shardings), strict=True)
     return sum(math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, sharding in leaves)
+
+
+def agree(value: int) -> int:
+    """The number of the first process, on all of them: what each reads off its own disk may differ."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def leave_alone(error: Exception) -> None:
+    """With several processes, ends this one at once with code 2: the others are inside a step that waits for it, no end can be agreed on,
+    and its silence ends them."""
+    if jax.process_count() > 1:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
 
 
 def on_every_host(tree):

@@ -2,7 +2,7 @@
 
 A step is believed if its loss l and gradient norm g are finite and, once half a window of believed steps is known,
 
-    l <= mean(l) + sigma max(std(l), |mean(l)| / 100)        log g <= the same of log g
+    l <= mean(l) + sigma max(std(l), |mean(l)| / 100)        log g <= mean(log g) + sigma max(std(log g), 1 / 100)
 
 What is not believed never enters the window (one NaN would spoil every mean for a window's length), and the caller keeps parameters,
 averages, optimizers and buffers as they were, by `where`: a product with zero would keep the NaN. Where the loss changes by plan, an
@@ -40,7 +40,8 @@ def believed(window: Window, loss, norm, sigma: float):
     """Whether a step of this loss and gradient norm may count: bool scalar."""
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     known = window.seen >= window.losses.size // 2
-    usual = (loss <= _most(window.losses, window.seen, sigma)) & (_log(norm) <= _most(window.norms, window.seen, sigma))
+    usual = loss <= _most(window.losses, window.seen, sigma, lambda mean: jnp.abs(mean) / 100)
+    usual &= _log(norm) <= _most(window.norms, window.seen, sigma, lambda mean: 0.01)
     return finite & (usual | ~known)
 
 
@@ -60,10 +61,10 @@ def _log(norm):
     return jnp.log(jnp.maximum(norm, 1e-30))
 
 
-def _most(values, seen, sigma):
-    """Mean + sigma deviations of the first `seen` of a ring."""
+def _most(values, seen, sigma, least):
+    """Mean + sigma deviations, each at least `least(mean)`, of the first `seen` of a ring."""
     there = jnp.arange(values.size) < seen
     count = jnp.maximum(jnp.sum(there), 1)
     mean = jnp.sum(jnp.where(there, values, 0.0)) / count
     deviation = jnp.sqrt(jnp.sum(jnp.where(there, jnp.square(values - mean), 0.0)) / count)
-    return mean + sigma * jnp.maximum(deviation, jnp.abs(mean) / 100)
+    return mean + sigma * jnp.maximum(deviation, least(mean))

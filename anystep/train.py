@@ -3,8 +3,9 @@ bottom.
 
 Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, parameters.txt,
 metrics.jsonl, checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the
-averaged weights). Exit codes: 0 done, 1 bug or a result that could not be written, 2 bad config or input, 42 stopped by a signal, saved
-unless a line says otherwise, or stuck: start me again (launch/supervise.sh does).
+averaged weights). Exit codes: 0 done, 1 bug, a result that could not be written, or numbers that no going back
+mended, 2 bad config or input, 42 stopped by a signal, saved unless a line says otherwise, or stuck: start me again (launch/supervise.sh
+does).
 """
 
 import json
@@ -73,23 +74,23 @@ def dry_run(config):
 def train(config, workdir, processes=""):
     import jax
     from clu.parameter_overview import get_parameter_overview
-    from etils import epath
 
     from anystep import begin, checkpoint, flops, logs
     from anystep import mesh as meshes
     from anystep.cache import use_compile_cache
     from anystep.data import make_stream
     from anystep.files import write_whole
-    from anystep.flags import require_remote
+    from anystep.flags import folder, require_remote
     from anystep.guard import RESTART, Stop, Watchdog
+    from anystep.recovery import Recovery
     from anystep.state import EMA
     from anystep.train_step import abstract_batch, count_flops, make_train_step
     from anystep.watch import Watch
 
     # ---------------------------------------------------------------- what the config decides
     ledger = logs.Ledger()
-    workdir = epath.Path(workdir)
     require_remote(workdir)
+    workdir = folder(workdir, "--workdir")
     begun = checkpoint.committed_steps(workdir)
     also = () if config.train.also == "none" else (config.train.also,)
     begin.check(config, workdir, begun, also)
@@ -97,6 +98,7 @@ def train(config, workdir, processes=""):
     use_compile_cache()
     mesh, models, optimizers, abstract, shardings, _ = build(config)
     rows, first = meshes.batch_sharding(mesh), jax.process_index() == 0
+    begin.check_rows(config, mesh.size)
     stream = make_stream(
         config.data,
         models["text"].tokenize,
@@ -114,45 +116,56 @@ def train(config, workdir, processes=""):
         if first:
             write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=1).encode())
             write_whole(workdir / "parameters.txt", get_parameter_overview(abstract.params, include_stats=False).encode())
-        rewinds = 0
-        if begun:
+            checkpoint.sweep(workdir)
+        if meshes.agree(bool(begun)):
             start, state, info = checkpoint.restore(workdir, target, stream)
-            rewinds, said = info["rewinds"], f"going on from step {start}"
+            said = f"going on from step {start}"
         else:
-            start, state = 0, begin.first_state(config, models, optimizers, shardings)
+            start, state, info = 0, begin.first_state(config, models, optimizers, shardings), None
             said = f"starting from {config.init_from}" if config.init_from else "starting from fresh weights"
 
         # ------------------------------------------------------------ the loop
         ledger.now("compile")
-        guard = config.train.guard
         step_fn = make_train_step(config, models, optimizers, shardings, rows)
         cost = count_flops(config, models, optimizers, abstract_batch(config, models))
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
         writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if first else None
-        watch = Watch(config, workdir, writer)
+        watch, recovery = Watch(config, workdir, writer), Recovery(config, workdir, target, start, state, info)
         shown = sys.stderr if first else open(os.devnull, "w")
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak, file=shown)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
-
-        def noted(state):
-            return {"config": config.to_dict(), "in_row": int(state.guard.in_row), "rewinds": rewinds}
-
-        row, pending, doubted, saved, step, last = {"start": start}, None, None, lambda: True, start, start
-        while step < config.train.steps:
-            step += 1
-            compiling = ledger.account == "compile"
+        row, pending, step, turn, leaving, back = {"start": start}, None, start, 0, False, False
+        while not leaving:
+            if back or (step == config.train.steps and recovery.doubtful()):
+                watchdog.busy()
+                ledger.now("restore")
+                if pending is not None:
+                    report(writer, pending)
+                step, state = recovery.go_back(step, state)
+                progress.back(step)
+                progress.say(f"{config.train.guard.patience} steps in a row were not believed: back to step {step}, on with other data")
+                row, pending, back = {"start": step, "rewinds": recovery.rewinds}, None, False
+            if step == config.train.steps:
+                break
+            step, turn = step + 1, turn + 1
+            compiling = turn == 1
             ledger.now("data")
             try:
-                batch = meshes.device_batch(next(stream), mesh)
-            except UserError:  # the data are used up; what was learned is not
-                saved()
-                checkpoint.save(workdir, step - 1, state, stream, noted(state), config.checkpoint.keep)()
+                batch = next(stream)
+            except UserError as error:  # the data are used up; what was learned is not
+                meshes.leave_alone(error)
+                if step - 1 > recovery.last:
+                    recovery.save(step - 1, state, stream)
+                    recovery.wait()
                 raise
             ledger.now("compile" if compiling else "step")
-            state, metrics = step_fn(state, {}, batch)
+            state, metrics = step_fn(state, {}, meshes.device_batch(batch, mesh))
             if compiling:
                 jax.block_until_ready(metrics)
-                ledger.now("step")
+            ledger.now("step")
+            back = recovery.settle(metrics)
+            watchdog.beat()
+            progress.update(step)
             if step % config.train.log_every == 0 or step == config.train.steps:
                 row |= {"step": step, **ledger.row(), **metrics, **progress.rates()}
             if pending is not None:  # fetched one step late, so that the device is never waited for
@@ -160,45 +173,31 @@ def train(config, workdir, processes=""):
                 pending = None
             if "step" in row:
                 pending, row = row, {}
-            if doubted is not None and int(doubted) >= guard.patience:
-                saved()
-                rewinds += 1
-                step, state = rewind(workdir, target, rewinds, guard.rewinds)
-                progress.say(f"{guard.patience} steps in a row were not believed: back to step {step}, on with other data")
-                row, pending, doubted = {"start": step, "rewinds": rewinds}, None, None
+            leaving = stop(turn)
+            if back:
                 continue
-            doubted = metrics["guard/in_row"] if step % guard.patience == 0 else None
-            watchdog.beat()
-            progress.update(step)
             if config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps):
                 watchdog.busy()
                 ledger.now("sample")
                 watch(step, state.ema[EMA])
-                ledger.now("step")
-            leaving = stop(step)
-            if leaving or step % config.checkpoint.every == 0 or step in (1, config.train.steps):
+            if leaving or recovery.due(step):
                 watchdog.busy()
                 jax.block_until_ready(state)
                 ledger.now("save")
-                saved()
-                saved, last = checkpoint.save(workdir, step, state, stream, noted(state), config.checkpoint.keep), step
-                if step == 1:
-                    saved()  # at once: however often a run is killed from now on, it gets further
-                ledger.now("step")
-            if leaving and step < config.train.steps:
-                break
+                recovery.save(step, state, stream)
+            ledger.now("step")
 
         # ------------------------------------------------------------ the end
         watchdog.busy()
         if pending is not None:
             report(writer, pending)
         ledger.now("save")
-        written = saved()
+        written = recovery.wait()
         if first:
             writer.flush()
         progress.close()
-        if last < config.train.steps:
-            progress.say(f"stopped at step {last}; " + ("the same command goes on from there" if written else "NOT saved"))
+        if recovery.last < config.train.steps:
+            progress.say(f"stopped at step {recovery.last}; " + ("the same command goes on from there" if written else "NOT saved"))
             return RESTART
         exported = export(config, state, workdir)
         if first:
@@ -206,29 +205,9 @@ def train(config, workdir, processes=""):
             writer.flush()
         unsaved = [name for name, sound in (("its last checkpoint", written), ("its model folder", exported)) if not sound]
         but = f", but {' and '.join(unsaved)} could NOT be written" if unsaved else ""
-        progress.say(f"done in {ledger.row()['seconds']:.0f} s: {workdir}{but}")
+        lost = f", {skipped} steps were not believed" if (skipped := int(state.guard.skipped)) else ""
+        progress.say(f"done in {ledger.row()['seconds']:.0f} s: {workdir}{lost}{but}")
     return 1 if unsaved else 0
-
-
-def rewind(workdir, target, rewinds, most):
-    """(step, state) of the newest checkpoint from before the steps that were not believed; later ones are deleted. The stream stays where
-    it is: what was drawn there is not drawn again. SystemExit with 1 when that was tried often enough, or there is none."""
-    from anystep import checkpoint
-
-    def sound(step):
-        try:
-            return checkpoint.read_info(workdir, step)["in_row"] == 0
-        except ValueError:
-            return False
-
-    steps = [step for step in checkpoint.committed_steps(workdir) if sound(step)]
-    if rewinds > most or not steps:
-        why = f"{most} rewinds did not help" if steps else "no checkpoint is from before them"
-        print(f"error: config.train.guard: too many steps in a row were not believed, and {why}", file=sys.stderr, flush=True)
-        raise SystemExit(1)
-    step, state, _ = checkpoint.restore(workdir, target, step=steps[-1])
-    checkpoint.drop_after(workdir, step)
-    return step, state
 
 
 def report(writer, row):

@@ -46,12 +46,14 @@ def test_bad_pictures_are_noted_and_replaced(folder, tmp_path):
     seen = np.concatenate([grey(batch) for batch in batches]) // 5
     assert not {3, 17} & set(seen) and len(set(seen)) == 38 and len(seen) == 80
     lines = [json.loads(line) for line in note.read_text().splitlines()]
-    assert sorted(line["name"] for line in lines) == ["03.png", "17.png"] and all("not a readable picture" in line["why"] for line in lines)
+    assert sorted(line["name"] for line in lines) == [f"{folder}: 03.png", f"{folder}: 17.png"] and all(
+        "not a readable picture" in line["why"] for line in lines
+    )
     again = take(make_stream(data, texts, 0, 10, 0, 1, threads=1), 8)
     assert all((a["x0"] == b["x0"]).all() for a, b in zip(batches, again, strict=True))  # what comes instead hangs on the position alone
-    late = make_stream(data, texts, 0, 10)
+    late = make_stream(data, texts, 0, 10, quarantine=note)
     late.set_state({"next_index": 5})
-    assert (next(late)["x0"] == batches[5]["x0"]).all()
+    assert (next(late)["x0"] == batches[5]["x0"]).all() and len(note.read_text().splitlines()) == 2  # an earlier start's count
 
 
 def test_too_many_bad_pictures_end_the_stream(folder):

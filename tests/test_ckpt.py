@@ -26,7 +26,9 @@ def workdir(tmp_path_factory):
     optimizers = {role: optim.make_optimizer(config.optim, 6) for role in ("net", "text")}
     for step in (1, 3):
         state = init_state(models, optimizers, step)
-        assert checkpoint.save(folder / "run", step, state, None, {"config": config.to_dict(), "in_row": 0, "rewinds": 0})()
+        assert checkpoint.save(
+            folder / "run", step, state, None, {"config": config.to_dict(), "in_row": 0, "regular": True, "rewinds": 0}
+        )()
     (folder / "run" / "config.json").write_text(json.dumps(config.to_dict()))
     return folder / "run"
 
@@ -68,7 +70,8 @@ def test_verify_finds_files_that_came_or_went(copy, capsys):
     (copy / "checkpoints/1.files.json").unlink()
     assert ckpt.main(["verify", str(copy)]) == 1
     said = capsys.readouterr().out
-    assert "notes.txt was not written by the save" in said and "its files were not listed" in said
+    assert "notes.txt was not written by the save" in said and "sound leaves; its files were never listed" in said
+    assert ckpt.main(["verify", str(copy), "--step", "1"]) == 0
     (copy / "checkpoints/3/_CHECKPOINT_METADATA").unlink()
     assert ckpt.main(["verify", str(copy), "--step", "3"]) == 1 and "_CHECKPOINT_METADATA is missing" in capsys.readouterr().out
 

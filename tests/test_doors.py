@@ -19,7 +19,7 @@ FLOORS = (
     "steering",
     "mesh optim spikes logs cache",
     "state checkpoint guard weights",
-    "data evals compare config flags",
+    "data evals compare config flags recovery",
     "subjects",
     "train_step api",
     "watch begin",

@@ -81,6 +81,8 @@ def test_the_rule_is_its_formula():
 
 def test_a_constant_loss_may_move_by_percents():
     assert walk(np.array([1.0] * 100 + [1.05]))[0].all() and not walk(np.array([1.0] * 100 + [1.07]))[0][-1]
+    steady = np.ones(101)
+    assert walk(steady, np.array([1.0] * 100 + [1.05]))[0].all() and not walk(steady, np.array([1.0] * 100 + [1.07]))[0][-1]
 
 
 def test_a_phase_empties_the_window():
@@ -124,6 +126,19 @@ def test_a_step_that_is_not_believed_moves_nothing_but_its_number(stepper, value
     assert metrics["guard/skipped"] == metrics["guard/in_row"] == 1
     state, metrics = step(state, {}, batches[2])
     assert bits(state.params) != before["params"] and metrics["guard/in_row"] == 0 and np.isfinite(metrics["loss"])
+
+
+def test_a_finite_spike_is_not_believed_once_the_window_is_known(stepper):
+    """The wiring: quiet steps of the real thing, then data far away."""
+    state, step, batches = jax.tree.map(jnp.copy, stepper[0]), *stepper[1:]
+    state = state._replace(guard=spikes.empty(60))
+    far = batches[1] | {"x0": 100.0 * batches[1]["x0"]}
+    for number in range(40):
+        state, metrics = step(state, {}, batches[number % 3])
+    skipped, before = int(metrics["guard/skipped"]), bits(state.params)
+    assert skipped <= 1
+    state, metrics = step(state, {}, far)
+    assert np.isfinite(metrics["loss"]) and metrics["guard/skipped"] == skipped + 1 and bits(state.params) == before
 
 
 def test_a_gradient_that_is_not_finite_is_not_believed(stepper):

@@ -1,5 +1,6 @@
 """launch/supervise.sh with commands that leave as told: which codes it restarts, how long it pauses, what a signal does."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -57,3 +58,15 @@ def test_a_signal_reaches_the_command_and_ends_both(tmp_path):
 def test_without_a_command_it_says_how():
     done = subprocess.run([SCRIPT], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
+
+
+def test_a_signal_to_the_whole_group_reaches_the_command_once():
+    """As systemd, timeout and schedulers send it: a second one would end a run that is saving."""
+    count = "import signal, sys, time; n = []; signal.signal(signal.SIGTERM, lambda *_: n.append(1)); print('up', flush=True); "
+    count += "end = time.monotonic() + 20\nwhile not n and time.monotonic() < end: time.sleep(0.05)\ntime.sleep(0.5); sys.exit(40 + len(n))"
+    command = [SCRIPT, sys.executable, "-c", count]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout.readline() == "up\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 41

@@ -161,8 +161,8 @@ def test_bad_data_are_skipped_then_left_behind(tmp_path, poison, capfd):
     rows = logs.read_rows(tmp_path / "run" / "metrics.jsonl")
     skipped = [(row["step"], row["guard/in_row"]) for row in rows if row.get("guard/in_row")]
     back = [row for row in rows if "rewinds" in row]
-    # in a row: 11, 12 = a multiple of 3 with two of them, ..., 15 with five: back to 8, whose stream goes on behind step 16
-    assert skipped[0] == (1, 1) and skipped[1:6] == [(11, 1), (12, 2), (13, 3), (14, 4), (15, 5)]
+    # three in a row at step 13, looked at in step 15: back to 8, for 12 was disbelieved; on with the data that step 16 would have had
+    assert skipped == [(1, 1), (11, 1), (12, 2), (13, 3), (14, 4), (15, 5), (9, 1), (10, 2)]
     assert [(row["start"], row["rewinds"]) for row in back] == [(8, 1)] and "back to step 8" in capfd.readouterr().err
     assert rows[-1]["step"] == 24 and np.isfinite([row["loss"] for row in rows if row.get("step", 0) >= 18 and "loss" in row]).all()
     _, params = weights.load_folder(tmp_path / "run" / "model")
@@ -195,3 +195,33 @@ def test_seconds_add_up(tmp_path):
     spent = {name[5:]: seconds for name, seconds in row.items() if name.startswith("time/")}
     assert set(spent) == {"start", "restore", "compile", "data", "step", "save"} and spent["compile"] > spent["step"]
     assert sum(spent.values()) == pytest.approx(row["seconds"], rel=1e-3) and row["seconds"] <= time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_a_streak_at_the_very_end_is_seen(tmp_path, poison):
+    """Steps 22 to 24 of 24: back to 20, on with what would have come after the end."""
+    poison(range(168, 192))
+    assert not train.main(guarded(tmp_path, patience=3))
+    rows = logs.read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["start"] for row in rows if "rewinds" in row] == [20] and checkpoint.read_info(tmp_path / "run", 24)["in_row"] == 0
+
+
+@pytest.mark.slow
+def test_data_that_are_used_up_cost_nothing_that_was_learned(tmp_path, monkeypatch):
+    class Short(Poisoned):
+        def __next__(self):
+            if self.stream.get_state()["next_index"] >= 10:
+                raise UserError("too many bad pictures")
+            return next(self.stream)
+
+    monkeypatch.setattr("anystep.data.make_stream", lambda *args, **options: Short(make_stream(*args, **options), ()))
+    with pytest.raises(UserError, match="too many bad"):
+        train.main(guarded(tmp_path))
+    assert checkpoint.committed_steps(tmp_path / "run")[-1] == 10
+    assert not checkpoint.read_info(tmp_path / "run", 10)["regular"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--workdir"):
+        train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "file" / "run")))

@@ -31,7 +31,7 @@ def two_checkpoints(folder):
     _, models, optimizers, _ = setting()
     states = {step: init_state(models, optimizers, step) for step in (1, 2)}
     for step, state in states.items():
-        assert checkpoint.save(folder, step, state, None, {"in_row": 0, "rewinds": 0})()
+        assert checkpoint.save(folder, step, state, None, {"in_row": 0, "regular": True, "rewinds": 0})()
     like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), states[1])
     return {step: jax.device_get(state) for step, state in states.items()}, like
 
@@ -47,13 +47,18 @@ def outcome(folder, states, like):
     return "SILENT" if not same else "harmless" if step == 2 else "detected"
 
 
-def told(found):
+def told(found, control):
+    """`control`: what was found where nothing was damaged, so that "detected" means something."""
     counts = {name: found.count(name) for name in ("detected", "harmless", "SILENT")}
     return {
         "tried": len(found),
-        "kept": len(found) - counts["SILENT"],
+        "kept": len(found) - counts["SILENT"] if control == ["harmless"] * len(control) else 0,
         "seen": ", ".join(f"{count} {name}" for name, count in counts.items()),
     }
+
+
+def undamaged(folder, states, like):
+    return outcome(folder, states, like) if not checkpoint.verify(folder, 2) else "verify complains"
 
 
 def damageable(folder):
@@ -64,6 +69,7 @@ def flips(folder, seed, number):
     """Files are drawn half by their size, half evenly, so that the small ones that say what is where are hit, too."""
     states, like = two_checkpoints(folder)
     dice, found, files = random.Random(seed), [], damageable(folder)
+    control = [undamaged(folder, states, like)]
     sizes = [file.stat().st_size for file in files]
     for turn in range(number):
         file = dice.choices(files, sizes if turn % 2 else None)[0]
@@ -75,12 +81,13 @@ def flips(folder, seed, number):
         seen_by_verify = bool(checkpoint.verify(folder, 2))
         found[-1] = found[-1] if seen_by_verify else "SILENT"  # `ckpt verify` promises every flip
         file.write_bytes(sound)
-    return told(found)
+    return told(found, [*control, undamaged(folder, states, like)])
 
 
 def files(folder, seed, number):
     states, like = two_checkpoints(folder)
     dice, found, names = random.Random(seed), [], [file.relative_to(folder) for file in damageable(folder)]
+    control = [undamaged(folder, states, like)]
     shutil.copytree(folder / "checkpoints", folder / "sound")
     for turn in range(number):
         file, kind = folder / dice.choice(names), ("truncate", "zero", "delete", "swap")[turn % 4]
@@ -101,7 +108,7 @@ def files(folder, seed, number):
             found.append(outcome(folder, states, like))
         shutil.rmtree(folder / "checkpoints")
         shutil.copytree(folder / "sound", folder / "checkpoints")
-    return told(found)
+    return told(found, [*control, undamaged(folder, states, like)])
 
 
 def numbers(folder, seed, number):

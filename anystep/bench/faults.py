@@ -22,11 +22,12 @@ from anystep.errors import UserError, run_main
 
 FAULTS = {  # name -> (what is done, function of (folder, seed, number) -> {"tried", "kept", "seen"}, number, of the short form)
     "kills": ("SIGKILL at random times: SHA-256 of all state as undisturbed", runs.kills, 20, 4),
+    "rewinds": ("SIGKILL and SIGTERM around a rewind: SHA-256 of all state as undisturbed", runs.rewinds, 8, 0),
     "window": ("SIGKILL within a save: nothing half-read", runs.window, 50, 6),
     "flips": ("a bit flipped in a checkpoint: detected, or harmless", state.flips, 200, 20),
     "files": ("files truncated, zeroed, deleted, swapped: detected, or harmless", state.files, 40, 8),
     "terminate": ("SIGTERM to one of two processes: both save the same step, 42", runs.terminate, 1, 1),
-    "orphan": ("SIGKILL to one of two processes: the other ends", runs.orphan, 1, 0),
+    "orphan": ("SIGKILL to one of two processes: the other ends; both started again end as undisturbed", runs.orphan, 2, 0),
     "stuck": ("a step that never ends: stacks, 42", runs.stuck, 1, 1),
     "disk": ("a full disk, then a read-only one: the run goes on, the last sound checkpoint stays", runs.disk, 2, 0),
     "numbers": ("not finite in batch, loss, gradient, tangent: one step lost, nothing moved", state.numbers, 4, 4),
@@ -48,9 +49,12 @@ def main(argv):
     for name in asked:
         if name not in FAULTS:
             raise UserError(f"--only {name!r}: allowed {', '.join(FAULTS)}")
+    for name in asked:
+        if args.only and args.short and not FAULTS[name][3]:
+            raise UserError(f"--only {name!r}: has no short form")
     rows = {}
     warnings.simplefilter("ignore")  # of Pillow, about what was damaged on purpose
-    logging.disable(logging.ERROR)  # and of orbax
+    logging.disable(logging.ERROR)  # and of orbax; the command ends with this process
     use_compile_cache()
     with tempfile.TemporaryDirectory() as temporary:
         folder = flags.folder(args.folder or temporary, "--folder")
@@ -67,7 +71,7 @@ def main(argv):
 
 
 def line(name, row):
-    sign = "as promised" if row["kept"] == row["tried"] else "BROKEN"
+    sign = "NOT TRIED" if not row["tried"] else "as promised" if row["kept"] == row["tried"] else "BROKEN"
     return f"{name:10}{row['kept']:>6} of {row['tried']:<6} {sign:12} {row['seconds']:6.0f} s  {row['what']}\n{'':10}{row['seen']}"
 
 

@@ -49,7 +49,7 @@ def open_album(path: str, size: int, style_captions: bool, bad: Quarantine) -> A
 def _of_records(path, opened, bad):
     count, row = opened
     bad.expect(count)
-    return Album([f"{path}:{index}" for index in range(count)], row)
+    return Album([f"{path.rstrip('/').rpartition('/')[2]}:{index}" for index in range(count)], row)
 
 
 def _of_packs(packs, size, style_captions):

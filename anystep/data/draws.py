@@ -11,7 +11,7 @@ def generator(name: str, seed: int, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([zlib.crc32(name.encode()) << 32 | seed, position], np.uint64)))
 
 
-@functools.lru_cache(maxsize=4)  # a batch touches two epochs, prefetching threads rarely a third
+@functools.lru_cache(maxsize=16)  # a batch touches two epochs of each album
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
     return generator("shuffle", seed, epoch).permutation(count)
 

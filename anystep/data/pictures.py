@@ -118,7 +118,7 @@ def list_folder(path) -> tuple[list[tuple[str, tuple[str, ...]]], list[tuple[str
     for name, file in below(folder):
         if file.suffix.lower() in SUFFIXES:
             note = file.with_suffix(".txt")
-            lines = [clean(line) for line in note.read_bytes().decode("utf-8", "replace").splitlines()] if note.exists() else []
+            lines = [clean(line) for line in note.read_bytes().decode("utf-8", "replace").splitlines()] if note.is_file() else []
             if not any(lines):
                 why = f"{file}: no caption; expected {note.name} beside it, or metadata.jsonl or metadata.csv in {folder}"
                 bad.append((name, UserError(why)))

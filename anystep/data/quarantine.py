@@ -3,16 +3,21 @@ too many."""
 
 import threading
 
+from etils import epath
+
 from anystep import logs
 from anystep.errors import UserError
 
 
 class Quarantine:
-    """`most`: share of all that may be bad. `file`: where the lines go, JSON objects {"name", "why"}; None for nowhere."""
+    """`most`: share of all that may be bad, as far as this process sees them. `file`: where the lines go, JSON objects {"name", "why"}, and
+    whence those of an earlier start come; None for nowhere."""
 
     def __init__(self, most: float = 0.0, file=None):
         self.most, self.file, self.lines = most, file, None  # a file is made when there is something to write
         self.total, self.bad, self.lock = 0, {}, threading.Lock()
+        if file is not None and epath.Path(file).exists():
+            self.bad = {row.get("name"): row.get("why") for row in logs.read_rows(file)}
 
     def expect(self, total: int) -> None:
         """`total` more pictures of which some may be bad."""

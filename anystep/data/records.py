@@ -18,7 +18,7 @@ from anystep.errors import UserError
 
 Row = Callable[[int], tuple[np.ndarray, tuple[str, ...]]]
 LONGEST = 2**20  # bytes of the JSON object
-HIDDEN = 2**28  # bytes of a record
+LARGEST = 2**28  # bytes of a record
 
 
 def write_records(path, rows: Iterable[tuple[bytes, list[str]]]) -> None:
@@ -46,7 +46,7 @@ def open_records(files, size: int) -> tuple[int, Row]:
         try:
             data = source[index]
             length = struct.unpack_from(">I", data)[0]
-            if not length <= min(LONGEST, len(data) - 4) or len(data) > HIDDEN:
+            if not length <= min(LONGEST, len(data) - 4) or len(data) > LARGEST:
                 raise ValueError(f"its header says {length:,} bytes of {len(data):,}")
             head = json.loads(data[4 : 4 + length])
             if not isinstance(head, dict):
@@ -80,12 +80,14 @@ def open_tfds(name: str, size: int) -> tuple[int, Row]:
             found = source[index]
             pixels = np.asarray(found["image"])
             picture = Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
-        except Exception as error:
+            out = square(to_rgba(picture), size)
+            if any(key in found for key in CAPTIONS):
+                return out, captions_of(texts_of(found), where)
+            return out, (features[labels].int2str(int(found[labels])).replace("_", " "),)
+        except UserError:
+            raise
+        except Exception as error:  # the reader's, and what pictures of an unknown kind make Pillow raise
             raise UserError(f"{where}: not a readable record ({' '.join(str(error).split())[:200]})") from None
-        if any(key in found for key in CAPTIONS):
-            return square(to_rgba(picture), size), captions_of(texts_of(found), where)
-        named = features[labels].int2str(int(found[labels]))
-        return square(to_rgba(picture), size), (named.replace("_", " "),)
 
     return len(source), row
 

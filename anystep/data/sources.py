@@ -25,16 +25,16 @@ RADIUS, SPREAD = 0.7, 0.05  # of mixture2d: the circle, and the standard deviati
 TRIES = 100  # pictures in the place of one that cannot be read
 
 
-def open_source(data, split: str, quarantine=None) -> Rows:
+def open_source(data, split: str, quarantine=None, processes: int = 1) -> Rows:
     """`data` is the section of the config. split: "train", "dev", or for shapes also "test". What cannot be read is noted in the file
-    `quarantine`. UserError for what cannot be served."""
+    `quarantine`; each of several processes may find its part of config.data.most_bad. UserError for what cannot be served."""
     known = {"shapes": ("train", "dev", "test"), "pictures": ("train", "dev"), "mixture2d": ("train", "dev")}
     if data.kind not in known:
         raise UserError(f"data.kind = {data.kind!r}: must be among {', '.join(known)}")
     if split not in known[data.kind]:
         raise UserError(f"split = {split!r}: {data.kind} has {', '.join(known[data.kind])}")
     if data.kind == "pictures":
-        return _pictures(data, split, Quarantine(data.most_bad, quarantine))
+        return _pictures(data, split, Quarantine(data.most_bad / processes, quarantine))
     return {"shapes": _shapes, "mixture2d": _mixture}[data.kind](data, split)
 
 
@@ -106,7 +106,7 @@ def _pictures(data, split: str, bad: Quarantine) -> Rows:
             try:
                 return album.row(index)
             except UserError as why:
-                bad.add(album.names[index], why)
+                bad.add(f"{data.path[which]}: {album.names[index]}", why)
                 index = int(indices[int(instead.integers(len(indices)))])
         raise UserError(f"data.path: {TRIES} pictures in a row cannot be read")
 

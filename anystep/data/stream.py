@@ -33,7 +33,7 @@ def make_stream(
         raise UserError(f"seed = {seed!r}: must be in [0, 2^32)")
     if batch < 1 or batch % process_count:
         raise UserError(f"data.batch = {batch!r}: must be a positive multiple of the {process_count} processes")
-    source = open_source(data_config, split, quarantine)
+    source = open_source(data_config, split, quarantine, process_count)
     rows = batch // process_count
 
     def make(number: int) -> dict:

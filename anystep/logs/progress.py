@@ -101,6 +101,13 @@ class Progress:
             self.said = now
             print(f"step {step}/{self.total} ({step / self.total:.0%})  {self._figures()}".rstrip(), file=self.file, flush=True)
 
+    def back(self, step: int) -> None:
+        """The run goes on from an earlier step: what was seen of its speed no longer counts."""
+        self.seen.clear()
+        self.step = step
+        if self.bar is not None:
+            self.bar.update(step - self.bar.n)
+
     def say(self, text: str) -> None:
         """A line of its own that does not break the bar."""
         if self.bar is not None:
