@@ -32,7 +32,7 @@ def run(folder, workdir, **options):
 
 def bits(workdir):
     """The newest checkpoint's digests of every leaf of the state, and the exported weights."""
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda step: int(step.name))
+    newest = max((entry for entry in (workdir / "checkpoints").iterdir() if entry.is_dir()), key=lambda step: int(step.name))
     assert newest.name == str(STEPS)
     note = json.loads((newest / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
     return note, (workdir / "model" / "weights.safetensors").read_bytes()
