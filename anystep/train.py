@@ -11,11 +11,13 @@ does).
 import json
 import os
 import sys
+import time
 
 from anystep.errors import UserError, run_main
 
 
 def main(argv):
+    began = time.monotonic()  # imports count, too
     from anystep import config as configs
     from anystep.flags import Parser
 
@@ -29,7 +31,7 @@ def main(argv):
         raise UserError("--workdir: missing; a folder to write to")
     if flags.dry_run:
         return dry_run(config)
-    return train(config, flags.workdir, flags.processes)
+    return train(config, flags.workdir, flags.processes, began)
 
 
 def build(config):
@@ -71,7 +73,7 @@ def dry_run(config):
     print(json.dumps(facts))
 
 
-def train(config, workdir, processes=""):
+def train(config, workdir, processes, began):
     import jax
     from clu.parameter_overview import get_parameter_overview
 
@@ -88,7 +90,7 @@ def train(config, workdir, processes=""):
     from anystep.watch import Watch
 
     # ---------------------------------------------------------------- what the config decides
-    ledger = logs.Ledger()
+    ledger = logs.Ledger(began)
     require_remote(workdir)
     workdir = folder(workdir, "--workdir")
     begun = checkpoint.committed_steps(workdir)

@@ -58,3 +58,16 @@ def test_a_jump_that_holds_guidance_is_not_guided_again(models):
     for name, acts in (("inside", False), ("plain", True)):
         one, three = (drawn(models[name], scale, steps=1, sampler="euler", ask="next") for scale in (1.0, 3.0))
         assert (np.abs(one - three).max() > 1e-3) == acts, name
+
+
+def test_a_flow_map_by_way_of_the_data_is_asked_for_nothing_but_jumps(tmp_path):
+    """Restart and ddim ask a map for s = 0 whatever they were told, and there its jumps hold the guidance."""
+    jumps = ("share=1", "at_zero=0.5", "s_min=0.25", "velocity=ema", "guidance=2.0", "nodes=4")
+    alone = ("self_evaluation.share=0", *(f"consistency.{field}" for field in jumps))
+    twin = tiny.config("smoke", tmp_path, *(f"--config.objective.{field}" for field in alone), "--config.data.batch=9")
+    for sampler in ("restart", "ddim", "ddim_ratio"):
+        for ask in ("next", "now", "half", "zero"):
+            assert api.guidance(twin, None, sampler, ask) == (2.0, "all")
+            with pytest.raises(UserError, match="guidance scale 3.0: cannot act"):
+                api.guidance(twin, 3.0, sampler, ask)
+    assert api.guidance(twin, 3.0, "euler", "next") == (3.0, "jumps")

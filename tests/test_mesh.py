@@ -34,3 +34,16 @@ def test_one_device_is_a_mesh_too():
 def test_stacked_is_decided_by_a_key_not_by_a_substring():
     assert meshes.is_stacked("net/blocks/mlp/kernel") and meshes.is_stacked("0/mu/blocks/w")
     assert not meshes.is_stacked("net/blocks_0/kernel") and not meshes.is_stacked("net/head/kernel")
+
+
+@pytest.mark.parametrize(
+    "address", ["all", "host,2,0", "host:1,2", "host:1,,0", "host:1,2,2", "host:1,2,-1", "host:1,two,0", "host:x,2,0", ",,"]
+)
+def test_bad_addresses_of_processes_are_one_line(address):
+    with pytest.raises(UserError, match="--processes .*: must be"):
+        meshes.join(address)
+
+
+def test_alone_nothing_is_joined():
+    meshes.join("")
+    assert meshes.agree(7) == 7 and meshes.leave_alone(ValueError("goes on")) is None

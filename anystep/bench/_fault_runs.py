@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from anystep import checkpoint, logs
+from anystep import checkpoint, config, logs
 from anystep.tree import paths
 
 STEPS = 120
@@ -285,26 +285,36 @@ json.dump(seen, open(sys.argv[1], "w"))
 
 
 def soak(folder, seed, number):
-    flags = [*RUN, f"--config.train.steps={number}", "--config.checkpoint.every=200", "--workdir", str(folder / "run")]
+    """Memory over the second half of twice `number` steps: in the first, allocators come to rest."""
+    flags = [*RUN, f"--config.train.steps={2 * number}", "--config.checkpoint.every=200", "--workdir", str(folder / "run")]
     with open(folder / "run.log", "w") as said:
         subprocess.run(
             [sys.executable, "-c", SOAK, str(folder / "seen.json"), *flags], stdout=said, stderr=said, check=True, env=os.environ
         )
     seen = json.loads((folder / "seen.json").read_text())
     rows = [row for row in logs.read_rows(folder / "run" / "metrics.jsonl") if "time/step" in row]
-    total = rows[-1]["seconds"]
-    inside = seen["seconds"]  # of train.main, by a clock outside of it
-    early, late = rows[0]["seconds"], rows[-2]["seconds"]  # after the first compilation, before the export
-    at = seen["main"]
-    late_compiled = [when for when in seen["compiled"] if at + early < when < at + late]
-    half = [held for when, held in seen["memory"] if at + (early + late) / 2 < when < at + late]
-    quarter = [held for when, held in seen["memory"] if at + early + (late - early) / 4 < when < at + (early + late) / 2]
-    growth = statistics.median(half[-len(half) // 4 :]) / statistics.median(quarter[: len(quarter) // 2]) - 1
-    saving = rows[-1]["time/save"] / total
-    booked = sum(value for name, value in rows[-1].items() if name.startswith("time/"))
-    promises = {"memory": growth < 0.01, "compiled": seen["compiled"] and not late_compiled, "saving": saving < 0.02}
-    promises["ledger"] = abs(booked / inside - 1) < 0.01
-    said = (
-        f"memory {growth:+.2%}, {len(late_compiled)} late compilations, saving {saving:.2%}, booked {booked / inside:.2%} of {inside:.0f} s"
-    )
-    return {"tried": len(promises), "kept": sum(map(bool, promises.values())), "seen": said, "ledger": rows[-1]}
+    early, late = seen["main"] + rows[0]["seconds"], seen["main"] + rows[-2]["seconds"]  # after the first compilation, before the export
+    late_compiled = [when for when in seen["compiled"] if early < when < late]
+
+    def held(first, last):
+        return statistics.median(size for when, size in seen["memory"] if first <= (when - early) / (late - early) <= last)
+
+    growth = held(0.9, 1.0) / held(0.5, 0.6) - 1
+    booked = sum(value for name, value in rows[-1].items() if name.startswith("time/")) / seen["seconds"]
+    blocked = saving(folder)
+    promises = (growth < 0.01, seen["compiled"] and not late_compiled, abs(booked - 1) < 0.01, blocked < 0.02)
+    said = f"memory {growth:+.2%}, {len(late_compiled)} late compilations, booked {booked:.2%} of {seen['seconds']:.0f} s"
+    said += f", a save of shapes blocks {blocked:.2%} of its interval"
+    return {"tried": len(promises), "kept": sum(map(bool, promises)), "seen": said, "ledger": rows[-1]}
+
+
+def saving(folder):
+    """How much of the default interval between two checkpoints of the demo one of them blocks the loop."""
+    fields = ("train.steps=40", "train.log_every=1", "train.sample_every=0", "checkpoint.every=20", "optim.warmup=5")
+    flags = [f"--config.{field}" for field in (*fields, "objective.consistency.start=5")]
+    with open(folder / "shapes.log", "w") as said:
+        command = [sys.executable, "-m", "anystep", "train", "--config=shapes", *flags, "--workdir", str(folder / "shapes")]
+        subprocess.run(command, stdout=said, stderr=said, check=True)
+    rows = {row["step"]: row for row in logs.read_rows(folder / "shapes" / "metrics.jsonl") if "loss" in row}
+    each = (rows[39]["seconds"] - rows[21]["seconds"]) / 18
+    return (rows[21]["time/save"] - rows[19]["time/save"]) / (config.load(["--config", "shapes"])[0].checkpoint.every * each)

@@ -5,11 +5,12 @@ from collections.abc import Callable
 
 
 class Ledger:
-    """`ledger.now("data")` books what passed since the last call to the account before, and opens "data". Begins with "start"."""
+    """`ledger.now("data")` books what passed since the last call to the account before, and opens "data". Begins with "start", at `began`
+    by `clock` (default: now)."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, began: float | None = None, clock: Callable[[], float] = time.monotonic):
         self.clock, self.account = clock, "start"
-        self.began = self.since = clock()
+        self.began = self.since = clock() if began is None else began
         self.spent: dict[str, float] = {}
 
     def now(self, account: str) -> None:
