@@ -112,7 +112,7 @@ def accepted(name, folder):
             pass
 
 
-@pytest.mark.parametrize("name", ["smoke", "shapes"])  # pictures differs from shapes in its data only
+@pytest.mark.parametrize("name", ["smoke", pytest.param("shapes", marks=pytest.mark.slow)])  # pictures differs in its data only
 def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
     found = dict(accepted(name, tmp_path))
     net = "mlp" if name == "smoke" else "sana"

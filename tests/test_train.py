@@ -97,6 +97,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert trained() == rows and exported.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_folder_is_refused(tmp_path):
     flags = tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run"))
     train.main(flags)

@@ -194,7 +194,13 @@ def orphan(folder, seed, number):
     """Either of two processes is killed; the other must end, and both together go on to the end of an undisturbed run."""
     from anystep.mesh import HEARTBEAT
 
-    few = ("--config.train.steps=40", "--config.optim.warmup=1", "--config.objective.consistency.start=25")
+    few = (
+        "--config.train.steps=40",
+        "--config.train.sample_every=20",
+        "--config.eval.steps=1",
+        "--config.optim.warmup=1",
+        "--config.objective.consistency.start=25",
+    )
     assert [process.wait(600) for process in two(folder / "whole", *few)] == [0, 0]
     digest, kept, seen = state_of(folder / "whole" / "run", 40), 0, []
     for turn in range(number):

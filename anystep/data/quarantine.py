@@ -24,14 +24,13 @@ class Quarantine:
         self.total += total
 
     def add(self, name: str, why: Exception) -> None:
-        """UserError when one more is too many. A name counts once."""
+        """UserError when there are too many by now. A name counts once."""
         with self.lock:
-            if name in self.bad:
-                return
-            self.bad[name] = str(why)
-            if self.file is not None:
-                self.lines = self.lines or logs.JsonlWriter(self.file, every=0.0)
-                self.lines.write({"name": name, "why": str(why)})
+            if name not in self.bad:
+                self.bad[name] = str(why)
+                if self.file is not None:
+                    self.lines = self.lines or logs.JsonlWriter(self.file, every=0.0)
+                    self.lines.write({"name": name, "why": str(why)})
             if len(self.bad) > self.most * self.total:
                 what = f"{len(self.bad)} of {self.total:,} pictures cannot be used, more than config.data.most_bad = {self.most:g} allows"
                 raise UserError(f"{what}; the last: {why}")
