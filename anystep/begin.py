@@ -34,6 +34,13 @@ def check(config, workdir, begun, also):
             )
 
 
+def steps_beyond(workdir, start):
+    """Steps that an earlier start had logged beyond the one that this start goes on from: they are made again."""
+    rows = logs.read_rows(workdir / "metrics.jsonl") if (workdir / "metrics.jsonl").exists() else []
+    first = max((number for number, row in enumerate(rows) if "start" in row), default=0)
+    return max([0, *((row.get("step") or 0) - start for row in rows[first:])])
+
+
 def check_rows(config, devices):
     """Refuses a batch that the devices which are there cannot share; rules know those that were asked for."""
     group = sum(config.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency"))

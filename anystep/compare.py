@@ -30,8 +30,8 @@ class Difference(NamedTuple):
     prompts: float
     seeds: float | None
     freedom: float
-    a: float
-    b: float
+    mine: float
+    theirs: float
 
 
 def overall(right, tags: Sequence[str]):
@@ -84,7 +84,7 @@ def verdict(found: Difference, claim: str, rivals: int = 1, margin: float = 0.05
         return HOLDS if found.mean > bound else FAILS if found.mean < -bound else UNRESOLVED
     if claim not in CLAIMS:
         raise ValueError(f"claim: {claim!r}, allowed {', '.join(CLAIMS)}")
-    low = max(found.a, found.b) < least
+    low = max(found.mine, found.theirs) < least
     if claim == "no worse":
         return FAILS if found.mean < -bound else HOLDS if found.mean - bound > -margin and not low else UNRESOLVED
     return FAILS if abs(found.mean) > bound else HOLDS if abs(found.mean) + bound < margin and not low else UNRESOLVED

@@ -136,14 +136,17 @@ def train(config, workdir, processes, began):
         shown = sys.stderr if first else open(os.devnull, "w")
         progress = logs.Progress(config.train.steps, start, batch=config.data.batch, flops=cost, peak=peak, file=shown)
         progress.say(f"{workdir}: {said}, {config.train.steps} steps")
-        row, pending, step, turn, leaving, back = {"start": start}, None, start, 0, False, False
+        row = {"start": start, "lost_steps": begin.steps_beyond(workdir, start)}
+        pending, step, turn, leaving, back = None, start, 0, False, False
         while not leaving:
             if back or (step == config.train.steps and recovery.doubtful()):
                 watchdog.busy()
                 ledger.now("restore")
                 if pending is not None:
                     report(writer, pending)
+                made = step
                 step, state = recovery.go_back(step, state)
+                ledger.lose(min((made - step) / turn, 1.0))
                 progress.back(step)
                 progress.say(f"{config.train.guard.patience} steps in a row were not believed: back to step {step}, on with other data")
                 row, pending, back = {"start": step, "rewinds": recovery.rewinds}, None, False

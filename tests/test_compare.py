@@ -49,7 +49,7 @@ def test_one_seed_borrows_the_spread_of_the_other_side():
     assert found.prompts == pytest.approx(0.0, abs=1e-9)
     assert found.seeds == pytest.approx(np.sqrt((1 / 3) * (1 / 3 + 1))) == pytest.approx(found.error)
     assert compare.difference(three[:1], half, TAGS).seeds is None and compare.difference(three[:1], half, TAGS).freedom == np.inf
-    assert found.freedom == pytest.approx(2) and found.a == pytest.approx(1 / 3) and found.b == 0.5
+    assert found.freedom == pytest.approx(2) and found.mine == pytest.approx(1 / 3) and found.theirs == 0.5
     with pytest.raises(ValueError, match="single prompt"):
         compare.difference(half[:, :2], half[:, :2], ["single", "two"])
 
@@ -105,4 +105,4 @@ def test_the_best_of_many_must_be_ahead_by_more():
 def test_two_that_know_nothing_are_not_equal():
     found = Difference(0.0, 0.0, 0.0, None, np.inf, 0.04, 0.04)
     assert [compare.verdict(found, claim) for claim in compare.CLAIMS] == ["unresolved"] * 3
-    assert compare.verdict(found._replace(a=0.2, b=0.2), "equal") == "holds"
+    assert compare.verdict(found._replace(mine=0.2, theirs=0.2), "equal") == "holds"

@@ -265,3 +265,12 @@ def test_a_ledger_adds_up_to_the_wall_time():
     row = ledger.row()
     assert row == {"seconds": 10.0, "time/data": 2.0 + 4.0, "time/start": 1.0, "time/step": 3.0}
     assert ledger.row()["time/data"] == 11.0
+
+
+def test_lost_steps_move_to_their_own_account():
+    at = iter([0.0, 1.0, 9.0, 9.0, 9.0])
+    ledger = logs.Ledger(clock=lambda: next(at))
+    ledger.now("step")
+    ledger.now("restore")
+    ledger.lose(0.25)
+    assert ledger.row() == {"seconds": 9.0, "time/lost": 2.0, "time/restore": 0.0, "time/start": 1.0, "time/step": 6.0}

@@ -67,8 +67,10 @@ def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path, undisturb
     step = re.search(r"going on from step (\d+)", done.stderr)
     assert done.returncode == 0 and step and 0 < int(step[1]) < STEPS, done.stderr
     assert bits(tmp_path / "run") == undisturbed
-    starts = [row["start"] for row in logs.read_rows(tmp_path / "run" / "metrics.jsonl") if "start" in row]
-    assert starts[0] == 0 and len(starts) == 2 and starts[1] > 0
+    rows = logs.read_rows(tmp_path / "run" / "metrics.jsonl")
+    starts = [(number, row["start"], row["lost_steps"]) for number, row in enumerate(rows) if "start" in row]
+    assert starts[0][1:] == (0, 0) and len(starts) == 2 and starts[1][1] == int(step[1])
+    assert starts[1][2] == rows[starts[1][0] - 1]["step"] - int(step[1]) >= 0
 
 
 @pytest.mark.slow
@@ -165,6 +167,7 @@ def test_bad_data_are_skipped_then_left_behind(tmp_path, poison, capfd):
     # three in a row at step 13, looked at in step 15: back to 8, for 12 was disbelieved; on with the data that step 16 would have had
     assert skipped == [(1, 1), (11, 1), (12, 2), (13, 3), (14, 4), (15, 5), (9, 1), (10, 2)]
     assert [(row["start"], row["rewinds"]) for row in back] == [(8, 1)] and "back to step 8" in capfd.readouterr().err
+    assert rows[-1]["time/lost"] > 0
     assert rows[-1]["step"] == 24 and np.isfinite([row["loss"] for row in rows if row.get("step", 0) >= 18 and "loss" in row]).all()
     _, params = weights.load_folder(tmp_path / "run" / "model")
     assert all(np.isfinite(leaf).all() for leaf in paths(params).values())

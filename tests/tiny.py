@@ -25,6 +25,8 @@ def arguments(name, folder, *more):
     flags += ["--config.train.steps=6", "--config.train.log_every=1", "--config.train.sample_every=0", "--config.optim.warmup=1"]
     flags += ["--config.objective.consistency.start=2", "--config.objective.self_evaluation.anneal=2"]
     flags += ["--config.eval.steps=1,2", "--config.eval.prompts=6", "--config.checkpoint.every=3", "--config.checkpoint.keep=3"]
+    if name == "shapes64":
+        flags += ["--config.data.size=16"]
     if name == "pictures":
         pictures(folder / "pictures")
         flags += [

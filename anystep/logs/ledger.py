@@ -18,6 +18,13 @@ class Ledger:
         self.spent[self.account] = self.spent.get(self.account, 0.0) + at - self.since
         self.account, self.since = account, at
 
+    def lose(self, share: float) -> None:
+        """Books `share` of what went into "step" as "lost": steps that have to be made again."""
+        self.now(self.account)
+        lost = share * self.spent.get("step", 0.0)
+        self.spent["step"] = self.spent.get("step", 0.0) - lost
+        self.spent["lost"] = self.spent.get("lost", 0.0) + lost
+
     def row(self) -> dict[str, float]:
         """{"seconds": since the beginning, "time/<account>": of each, ...}"""
         self.now(self.account)
