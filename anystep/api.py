@@ -26,7 +26,6 @@ from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
 from anystep.types import Model, Text
 
-PACKAGED = epath.Path(__file__).parent / "models"  # trained models that come with the package, by name
 BATCH = 64  # prompts drawn at once: one compilation a step count, whatever the number of prompts
 
 
@@ -49,8 +48,8 @@ def pipeline(config) -> Pipeline:
 
 
 def load(name, step=None) -> tuple[Pipeline, dict]:
-    """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
-    checkpoint, or of the one at `step`), or of a packaged model, "shapes".
+    """(model, params) of a model FOLDER (config.json + weights.safetensors) or of a work directory (the averaged weights of its newest
+    checkpoint, or of the one at `step`).
 
     Raises UserError if there is neither, or if the weights do not fit the config.
     """
@@ -73,14 +72,11 @@ def load(name, step=None) -> tuple[Pipeline, dict]:
 
 
 def folder_of(name):
-    """The folder of a model, or UserError. A folder here comes before a packaged model of that name."""
-    for folder in (epath.Path(name), PACKAGED / name):
-        if (folder / weights.CONFIG).exists():
-            return folder
-    known = ", ".join(sorted(folder.name for folder in PACKAGED.glob("*")))
-    raise UserError(
-        f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory nor packaged ({known})"
-    )
+    """The folder of a model, or UserError."""
+    folder = epath.Path(name)
+    if not (folder / weights.CONFIG).exists():
+        raise UserError(f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory")
+    return folder
 
 
 def abstract_params(model: Pipeline):

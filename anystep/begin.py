@@ -6,6 +6,7 @@ import jax
 
 from anystep import logs, weights
 from anystep.api import folder_of, load
+from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
 from anystep.state import EMA, init_state
@@ -43,7 +44,7 @@ def steps_beyond(workdir, start):
 
 def check_rows(config, devices):
     """Refuses a batch that the devices which are there cannot share; rules know those that were asked for."""
-    group = sum(config.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency"))
+    group = sum(shares(config).values())
     if config.data.batch % (group * devices):
         must = f"divisible by {group * devices} = {group} (sum of the objectives' shares) * {devices} (devices)"
         raise UserError(f"config.data.batch = {config.data.batch}: must be {must}")

@@ -14,7 +14,7 @@ from anystep.errors import UserError, run_main
 def parse(argv):
     """The checked flags."""
     parser = flags.Parser(prog="anystep evaluate", description="Score a model at every step count.")
-    parser.add_argument("--model", default="shapes", help="folder of a saved model, work directory of a run, or name of a packaged model")
+    parser.add_argument("--model", required=True, help="folder of a saved model, or work directory of a run")
     flags.add_drawing(parser)
     parser.add_argument("--prompts", type=flags.whole(1, 100_000), help="number of prompts (default: config.eval.prompts)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the prompts and of the noise")

@@ -64,7 +64,7 @@ def _from_json(line: str, where: str) -> str:
 def parse(argv):
     """The checked flags; `prompts` is the list of prompts."""
     parser = flags.Parser(prog="anystep sample", description="Draw prompts at several step counts from the same noise, into one picture.")
-    parser.add_argument("--model", default="shapes", help="folder of a saved model, work directory of a run, or name of a packaged model")
+    parser.add_argument("--model", required=True, help="folder of a saved model, or work directory of a run")
     parser.add_argument("--prompt", action="append", default=[], help="what to draw; may be given several times")
     parser.add_argument("--prompts", default="", help="file with one prompt a line, or GenEval metadata (.jsonl)")
     flags.add_drawing(parser)

@@ -3,9 +3,8 @@ bottom.
 
 Started again with the same command it goes on from the newest checkpoint, bit for bit. WORKDIR holds config.json, parameters.txt,
 metrics.jsonl, checkpoints/<step>/, samples/<step>.png, samples/curve.png and, at the end, model/ (config.json + weights.safetensors, the
-averaged weights). Exit codes: 0 done, 1 bug, a result that could not be written, or numbers that no going back
-mended, 2 bad config or input, 42 stopped by a signal, saved unless a line says otherwise, or stuck: start me again (launch/supervise.sh
-does).
+averaged weights). Exit codes: 0 done, 1 bug, a result that could not be written, or numbers that no going back mended, 2 bad config or
+input, 42 stopped by a signal, saved unless a line says otherwise, or stuck: start me again (launch/supervise.sh does).
 """
 
 import json

@@ -110,6 +110,8 @@ def test_bad_flags_are_refused_with_one_line_before_jax_is_asked(which, argv, sa
 
 
 def test_missing_flags_are_named(capsys):
+    assert "--model" in refused(MAINS["sample"], ["--prompt", "a"], capsys)
+    assert "--model" in refused(MAINS["evaluate"], [], capsys)
     assert "--prompt" in refused(MAINS["sample"], ["--model", "shapes"], capsys)
 
 

@@ -55,7 +55,8 @@ def state_of(workdir, step=STEPS):
     for name, leaf in paths(state).items():
         digest.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
     metadata = json.loads((workdir / "checkpoints" / str(step) / "_CHECKPOINT_METADATA").read_text())
-    return digest.update(json.dumps(metadata["custom_metadata"]["iterator"]).encode()) or digest.hexdigest()
+    digest.update(json.dumps(metadata["custom_metadata"]["iterator"]).encode())
+    return digest.hexdigest()
 
 
 def kills(folder, seed, number):

@@ -15,6 +15,7 @@ from anystep.data.quarantine import Quarantine
 from anystep.data.records import open_records, open_tfds
 from anystep.errors import UserError
 
+WANTED = "must be a folder of pictures, an .npz pack, an .array_record file or tfds:NAME"
 CACHE = 2**30  # bytes of pictures kept after they were first read
 
 
@@ -30,7 +31,7 @@ def open_album(path: str, size: int, style_captions: bool, bad: Quarantine) -> A
     else:
         place = epath.Path(path) if path else None
         if place is None or not place.exists():
-            raise UserError(f"data.path = {path!r}: must be a folder of pictures, an .npz pack, an .array_record file or tfds:NAME")
+            raise UserError(f"data.path = {path!r}: {WANTED}")
         inside = [place] if not place.is_dir() else sorted(place.iterdir())
         packs, records = ([file for file in inside if file.suffix == suffix] for suffix in (".npz", ".array_record"))
         if packs:
@@ -38,7 +39,7 @@ def open_album(path: str, size: int, style_captions: bool, bad: Quarantine) -> A
         elif records:
             album = _of_records(path, open_records(records, size), bad)
         elif not place.is_dir():
-            raise UserError(f"data.path = {path!r}: must be a folder of pictures, an .npz pack, an .array_record file or tfds:NAME")
+            raise UserError(f"data.path = {path!r}: {WANTED}")
         else:
             album = _of_files(place, size, bad)
     if style_captions and (path.startswith("tfds:") or not packs):

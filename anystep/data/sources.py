@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from anystep.data.albums import Album, open_album
+from anystep.data.albums import WANTED, Album, open_album
 from anystep.data.draws import generator, shuffled
 from anystep.data.pictures import composite, held_out
 from anystep.data.quarantine import Quarantine
@@ -125,7 +125,7 @@ def _pictures(data, split: str, bad: Quarantine) -> Rows:
 
 def _albums(data, bad: Quarantine) -> list[Album]:
     if not data.path:
-        raise UserError("data.path = (): must be a folder of pictures, an .npz pack, an .array_record file or tfds:NAME, or several")
+        raise UserError(f"data.path = (): {WANTED}, or several of them")
     if len(data.weights) != len(data.path):
         raise UserError(f"data.weights = {tuple(data.weights)}: must be {len(data.path)} numbers, one for each of data.path")
     return [open_album(path, data.size, data.style_captions, bad) for path in data.path]

@@ -2,9 +2,9 @@
 
 The world was made harder than the demo's, nine silhouettes and nine colours, because with six and nine flow matching alone drew .93 of the
 dev prompts right at 32 steps and the aim was .6 to .9; nothing of it was changed after another method had been seen. The same for all:
-network, optimizer, steps, data, noise, and squares weighted by the root of their size for flow matching and Self-E (in an earlier trial it
-took flow matching from .45 to .53 at half of the training). MeanFlow has its paper's adaptive weighting; jumps to s = 0 have the recipe of
-the demo: absolute values, four nodes, two hops, from step 800 on, guidance 2 below t = .95. The twin's jumps to s > 0 share that recipe.
+network, optimizer, steps, data, noise, and squares weighted by the root of their size for flow matching and Self-E. MeanFlow has its
+paper's adaptive weighting; jumps to s = 0 have the recipe of the demo: absolute values, four nodes, two hops, from step 800 on, guidance 2
+below t = .95. The twin's jumps to s > 0 share that recipe.
 
 A guided Euler step costs two evaluations, a restart step one. Checkpoints on the way come from the middle of one schedule: they are no
 shorter runs.
