@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from etils import epath
 
 from anystep.errors import UserError
+from anystep.files import is_remote
 
 SAMPLERS, ASKS = ("euler", "heun", "restart", "ddim", "ddim_ratio"), ("next", "now", "zero", "half")
 MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE = 1000, 16, 2**31 - 1, 100.0
@@ -80,7 +81,7 @@ def folder(path: Any, flag: str) -> epath.Path:
     path = epath.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not path.is_dir():
+        if not is_remote(path) and not path.is_dir():  # an object store has no folders
             raise NotADirectoryError
     except (OSError, ValueError) as error:
         raise UserError(f"{flag}: {_short(str(path))} is no folder and cannot be made one ({type(error).__name__})") from None

@@ -19,10 +19,10 @@ RESTART = 42  # exit code: saved, start the same command again
 
 
 class Stop:
-    """`with Stop() as stop:` turns SIGTERM and SIGINT into a flag, `stop(step)`, to be polled once a step; a second signal kills as usual.
+    """`with Stop() as stop:` turns SIGTERM and SIGINT into a flag, `stop(turn)`, to be polled once a step; a second signal kills as usual.
 
-    With several processes, jax.distributed listens for SIGTERM instead and every process must ask at every step: all are told at the same
-    step.
+    With several processes, jax.distributed listens for SIGTERM instead and every process must ask at every turn: all are told at the same
+    one. Turns are the steps since this start; they never go back.
     """
 
     def __init__(self):
@@ -37,10 +37,10 @@ class Stop:
     def __exit__(self, *_):
         self._give_back()
 
-    def __call__(self, step: int) -> bool:
-        """True once a signal has come: save `step` and leave."""
+    def __call__(self, turn: int) -> bool:
+        """True once a signal has come: save and leave."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            return multihost_utils.reached_preemption_sync_point(turn)
         return self._asked
 
     def _catch(self, number, _):
