@@ -3,7 +3,6 @@ nothing."""
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -51,37 +50,25 @@ def interrupted(folder, workdir, number, at):
     return process.returncode, said
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = run(folder, folder / "run")
-    assert done.returncode == 0, done.stderr
-    return bits(folder / "run")
-
-
 @pytest.mark.slow
-def test_a_killed_run_ends_with_the_bits_of_one_that_was_not(tmp_path, undisturbed):
-    code, said = interrupted(tmp_path, tmp_path / "run", signal.SIGKILL, 15)
+def test_a_run_killed_then_terminated_ends_with_the_bits_of_one_that_was_not(tmp_path):
+    whole, workdir = run(tmp_path, tmp_path / "whole"), tmp_path / "run"
+    assert whole.returncode == 0, whole.stderr
+    code, said = interrupted(tmp_path, workdir, signal.SIGKILL, 15)
     assert code == -signal.SIGKILL, said
-    done = run(tmp_path, tmp_path / "run")
-    step = re.search(r"going on from step (\d+)", done.stderr)
-    assert done.returncode == 0 and step and 0 < int(step[1]) < STEPS, done.stderr
-    assert bits(tmp_path / "run") == undisturbed
-    rows = logs.read_rows(tmp_path / "run" / "metrics.jsonl")
-    starts = [(number, row["start"], row["lost_steps"]) for number, row in enumerate(rows) if "start" in row]
-    assert starts[0][1:] == (0, 0) and len(starts) == 2 and starts[1][1] == int(step[1])
-    assert starts[1][2] == rows[starts[1][0] - 1]["step"] - int(step[1]) >= 0
-
-
-@pytest.mark.slow
-def test_a_terminated_run_saves_leaves_with_42_and_loses_nothing(tmp_path, undisturbed):
-    code, said = interrupted(tmp_path, tmp_path / "run", signal.SIGTERM, 25)
+    code, said = interrupted(tmp_path, workdir, signal.SIGTERM, 35)
     assert code == 42 and "SIGTERM" in said, said
     stopped = int(said.split("stopped at step ")[1].split(";")[0])
-    assert stopped >= 25 and str(stopped) in os.listdir(tmp_path / "run" / "checkpoints")
-    done = run(tmp_path, tmp_path / "run")
+    assert stopped >= 35 and str(stopped) in os.listdir(workdir / "checkpoints")
+    done = run(tmp_path, workdir)
     assert done.returncode == 0 and f"going on from step {stopped}" in done.stderr, done.stderr
-    assert bits(tmp_path / "run") == undisturbed
+    assert bits(workdir) == bits(tmp_path / "whole")
+
+    rows = logs.read_rows(workdir / "metrics.jsonl")
+    places = [number for number, row in enumerate(rows) if "start" in row]
+    assert [rows[place]["start"] for place in places[::2]] == [0, stopped] and 0 < rows[places[1]]["start"] < stopped
+    for place in places[1:]:
+        assert rows[place]["lost_steps"] == rows[place - 1]["step"] - rows[place]["start"] >= 0
 
 
 @pytest.mark.slow

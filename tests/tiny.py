@@ -26,7 +26,7 @@ def arguments(name, folder, *more):
     flags += ["--config.objective.consistency.start=2", "--config.objective.self_evaluation.anneal=2"]
     flags += ["--config.eval.steps=1,2", "--config.eval.prompts=6", "--config.checkpoint.every=3", "--config.checkpoint.keep=3"]
     if name == "shapes64":
-        flags += ["--config.data.size=16"]
+        flags += ["--config.data.size=16", "--config.model.depth=1"]
     if name == "pictures":
         pictures(folder / "pictures")
         flags += [
