@@ -14,8 +14,10 @@ COMMANDS = {
     "sample": "draw pictures for prompts with a trained model",
     "evaluate": "measure a trained model at every number of steps: report.json and report.png",
     "ckpt": "list, verify or export the checkpoints of a run: anystep ckpt ls|verify|export WORKDIR",
+    "weights": "bring checkpoints of others here and back: anystep weights import|export|inspect|verify",
     "bench": "run a benchmark: anystep bench NAME; without a name, list them",
 }
+MODULES = {"weights": "convert"}  # where a room has the command's name
 
 
 def dispatch(argv):
@@ -28,7 +30,7 @@ def dispatch(argv):
     elif command == "--version":
         print(f"anystep {importlib.metadata.version('anystep')}")
     elif command in COMMANDS:
-        return importlib.import_module(f"anystep.{command}").main(argv[1:])
+        return importlib.import_module(f"anystep.{MODULES.get(command, command)}").main(argv[1:])
     else:
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(COMMANDS)}"

@@ -23,7 +23,7 @@ FLOORS = (
     "subjects",
     "train_step api",
     "watch begin",
-    "train sample evaluate ckpt bench launch __main__",
+    "train sample evaluate ckpt convert bench launch __main__",
     "__init__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 
-def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-6):
+def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-15):
     """q [B, N, h, d], k and v [B, M, h, d], mask [B, M] bool -> (o [B, N, h, d], maps).
 
     capture [B, objects, M] contracts the text axis of the softmax probabilities: maps [B, h, objects, N] float32, or None without it.

@@ -12,8 +12,8 @@ def sinusoid(t, width, highest=1.0, span=1e4):
     A dense embedding: t lies in [0, 1] and the highest frequency stays low, because du/dt of a consistency loss goes through it
     (2410.11081, Sec. 4.1). highest = 1, span = 1e4 is SANA's own table.
     """
-    half = width // 2
-    frequencies = highest * jnp.exp(-np.log(span) * jnp.arange(half, dtype=jnp.float32) / half)
+    half = width // 2  # in float32 and on the host: at t = 1000 the last digit of a frequency is seen in the angle
+    frequencies = np.float32(highest) * np.exp(np.float32(-np.log(span)) * np.arange(half, dtype=np.float32) / np.float32(half))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -40,27 +40,30 @@ def modulate(x, shift, scale):
 
 
 class LayerNorm(nn.Module):
-    """Affine-free layer norm in float32, back to the input's dtype."""
+    """Layer norm in float32, back to the input's dtype; `affine` gives it a scale and a bias."""
 
     epsilon: float = 1e-6
+    affine: bool = False
 
     @nn.compact
     def __call__(self, x):
-        y = nn.LayerNorm(epsilon=self.epsilon, use_bias=False, use_scale=False)(x.astype(jnp.float32))
+        y = nn.LayerNorm(epsilon=self.epsilon, use_bias=self.affine, use_scale=self.affine, name="norm")(x.astype(jnp.float32))
         return y.astype(x.dtype)
 
 
-def sincos_positions(height, width, dim):
-    """[height * width, dim] fixed codes, half of them for the row and half for the column, independent of the grid's size up to scale."""
+def sincos_positions(height, width, dim, span=16.0, columns_first=False):
+    """[height * width, dim] fixed codes, half of them for the row and half for the column: places run from 0 to `span` whatever the grid's
+    size. `columns_first` is diffusers' order (get_2d_sincos_pos_embed)."""
 
     def axis(n):
         frequencies = 1.0 / 10000.0 ** (np.arange(dim // 4) / (dim / 4.0))
-        angles = (np.arange(n) * 16.0 / n)[:, None] * frequencies[None, :]
+        angles = (np.arange(n) * span / n)[:, None] * frequencies[None, :]
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
 
     rows = np.broadcast_to(axis(height)[:, None, :], (height, width, dim // 2))
     columns = np.broadcast_to(axis(width)[None, :, :], (height, width, dim // 2))
-    return np.concatenate([rows, columns], axis=-1).reshape(height * width, dim).astype(np.float32)
+    halves = (columns, rows) if columns_first else (rows, columns)
+    return np.concatenate(halves, axis=-1).reshape(height * width, dim).astype(np.float32)
 
 
 def shifts(x):

@@ -18,7 +18,7 @@ def build_models(config, constrain=lambda x: x):
     if m.net == "mlp":
         net = mlp.build(mlp.Options(shape, m.width, m.depth, m.time_frequency, m.time_span), t.width, **common)
     else:
-        fields = {name: m[name] for name in sana.Options._fields if name != "shape"}
+        fields = {name: m[name] for name in sana.Options._fields if name in m}
         net = sana.build(sana.Options(shape=shape, **fields), t.width, **common, constrain=constrain)
     return {"net": net, "text": text.build(t.vocabulary, t.length, t.width, t.depth, t.heads)}
 

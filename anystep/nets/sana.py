@@ -7,7 +7,9 @@
     out      modulate(LN x) -> unpatchify -> head -> v, or x0 with u = (x_t - x0) / max(t, 0.05)
 
 Self-attention is softmax or ReLU-linear, the feed-forward an MLP or SANA's gated depthwise convolution, positions sin-cos or none.
-Parameters are {"embed", "blocks", "head"}; every leaf of "blocks" has the layer axis first.
+Parameters are {"embed", "blocks", "head"}; every leaf of "blocks" has the layer axis first. A sample may have another height and width than
+`Options.shape`. `cond` is {"features", "mask"}, with "guidance" [B] where the network has learned to be told the scale, and "control"
+[K, B, N, D], residuals that a ControlNet adds after blocks 1 to K.
 """
 
 from typing import NamedTuple
@@ -46,6 +48,14 @@ class Options(NamedTuple):
     scan: bool = True
     remat: bool = False
     dtype: str = "float32"
+    # what SANA's checkpoints have and the models of the configs here do not
+    second_time: bool = True
+    time_scale: float = 1.0  # of the network's clock over ours: 1000 where steps were counted
+    guidance: bool = False
+    qkv_bias: bool = False
+    affine: bool = False  # the feed-forward's norm
+    span: float = 16.0  # of the places
+    text_width: int = 0  # of the features, where a checkpoint says it; a config has it from its text encoder
 
     @property
     def fold(self):
@@ -61,7 +71,7 @@ class Embed(nn.Module):
     o: Options
 
     @nn.compact
-    def __call__(self, x, t, s, text):
+    def __call__(self, x, t, s, text, guidance=None):
         o, dtype = self.o, jnp.dtype(self.o.dtype)
         x = x.astype(dtype)
         stem = x
@@ -69,10 +79,13 @@ class Embed(nn.Module):
             stem = conv3x3(o.stem, "stem_in", dtype)(space_to_depth(x, o.fold))
             stem = stem + conv3x3(o.stem, "stem_out", dtype)(nn.silu(stem))
         tokens = nn.Dense(o.width, dtype=dtype, name="patches")(patchify(stem, o.patch // o.fold))
-        if o.positions == "sincos":
-            tokens = tokens + sincos_positions(*o.grid, o.width)[None].astype(dtype)
-        e = TimeEmbedding(o.width, o.time_frequency, o.time_span, name="time")(t)
-        e = e + TimeEmbedding(o.width, o.time_frequency, o.time_span, zero=True, name="second_time")(t - s)
+        if o.positions != "none":
+            tokens = tokens + sincos_positions(*o.grid, o.width, o.span, o.positions == "sincos_columns")[None].astype(dtype)
+        e = TimeEmbedding(o.width, o.time_frequency, o.time_span, name="time")(t * o.time_scale)
+        if o.second_time:
+            e = e + TimeEmbedding(o.width, o.time_frequency, o.time_span, zero=True, name="second_time")((t - s) * o.time_scale)
+        if o.guidance:
+            e = e + TimeEmbedding(o.width, o.time_frequency, o.time_span, zero=True, name="guidance")(guidance)
         m = nn.Dense(6 * o.width, kernel_init=nn.initializers.normal(0.02), name="modulation")(nn.silu(e))
         y = nn.Dense(o.width, dtype=dtype, name="text_in")(text.astype(dtype))
         y = nn.Dense(o.width, dtype=dtype, name="text_out")(jax.nn.gelu(y, approximate=True))
@@ -89,12 +102,13 @@ class Block(nn.Module):
         table = self.param("table", block_table, (6, o.width))
         m = (modulation + table[None]).astype(dtype)
         shift1, scale1, gate1, shift2, scale2, gate2 = (m[:, i] for i in range(6))
-        y, _ = Attention(o.heads, o.attention, o.qk_norm, dtype=dtype, name="attention")(modulate(LayerNorm()(x), shift1, scale1))
+        y, _ = Attention(o.heads, o.attention, o.qk_norm, o.qkv_bias, dtype, name="attention")(modulate(LayerNorm()(x), shift1, scale1))
         x = x + gate1[:, None, :] * y
         y, maps = Attention(o.cross_heads, "softmax", o.qk_norm, qkv_bias=True, dtype=dtype, name="cross")(x, text, mask, capture)
         x = x + y
         feed_forward = Mlp(o.mlp_ratio, dtype, name="mlp") if o.ffn == "mlp" else GatedConv(o.grid, o.mlp_ratio, dtype, name="conv")
-        return x + gate2[:, None, :] * feed_forward(modulate(LayerNorm()(x), shift2, scale2)), maps
+        y = LayerNorm(affine=o.affine, name="norm")(x)
+        return x + gate2[:, None, :] * feed_forward(modulate(y, shift2, scale2)), maps
 
 
 class Head(nn.Module):
@@ -159,13 +173,18 @@ def build(
 ) -> Model:
     """A Model on `path`. `constrain` pins the tokens' sharding between blocks (the identity without a mesh)."""
     o = options
-    embed_net, block, head_net = Embed(o), Block(o), Head(o)
+
+    def sized(x):
+        """The modules for a sample of this height and width."""
+        here = o._replace(shape=x.shape[1:])
+        return Embed(here), Block(here), Head(here)
 
     def init(key):
         k_embed, k_block, k_head = jax.random.split(key, 3)
         x, t = jnp.zeros((1, *o.shape)), jnp.zeros((1,))
         text = jnp.zeros((1, 1, text_width))
-        (tokens, side), variables = embed_net.init_with_output(k_embed, x, t, t, text)
+        embed_net, block, head_net = sized(x)
+        (tokens, side), variables = embed_net.init_with_output(k_embed, x, t, t, text, t if o.guidance else None)
 
         def layer(k):
             return block.init(k, tokens, side["modulation"], side["text"], jnp.ones((1, 1), bool))["params"]
@@ -178,23 +197,33 @@ def build(
 
     def embed(params, x, t, s, cond):
         unit = 1.0 / path.t_noise  # the network's own clock runs over [0, 1] on every path
-        tokens, side = embed_net.apply({"params": params["embed"]}, x, t * unit, s * unit, cond["features"])
-        return {"tokens": constrain(tokens), "mask": cond["mask"], "x": x, "t": t, **side}
+        said = cond["guidance"] if o.guidance else None
+        tokens, side = sized(x)[0].apply({"params": params["embed"]}, x, t * unit, s * unit, cond["features"], said)
+        control = {"control": cond["control"]} if "control" in cond else {}
+        return {"tokens": constrain(tokens), "mask": cond["mask"], "x": x, "t": t, **side, **control}
 
     def blocks(params, h, lo, hi, capture=None):
-        def one(tokens, p, captured=None):
-            tokens, maps = block.apply({"params": p}, tokens, h["modulation"], h["text"], h["mask"], captured)
-            return constrain(tokens), maps
+        _, block, _ = sized(h["x"])
+        layers = {"params": params["blocks"]}
+        if "control" in h:  # nothing after block 0 and after those that the ControlNet does not reach
+            after = (1, max(o.depth - 1 - len(h["control"]), 0))
+            layers["control"] = jnp.pad(h["control"], (after, *[(0, 0)] * 3))[: o.depth]
+
+        def one(tokens, layer, captured=None):
+            tokens, maps = block.apply({"params": layer["params"]}, tokens, h["modulation"], h["text"], h["mask"], captured)
+            return constrain(tokens + layer["control"].astype(tokens.dtype) if "control" in layer else tokens), maps
+
+        def of(i):
+            return jax.tree.map(lambda p: p[i], layers)
 
         def run(tokens, start, stop):
             if start == stop:
                 return tokens
             step = jax.checkpoint(one) if o.remat else one
-            layers = jax.tree.map(lambda p: p[start:stop], params["blocks"])
             if o.scan:
-                return jax.lax.scan(lambda c, p: (step(c, p)[0], None), tokens, layers)[0]
-            for i in range(stop - start):
-                tokens, _ = step(tokens, jax.tree.map(lambda p, i=i: p[i], layers))
+                return jax.lax.scan(lambda c, layer: (step(c, layer)[0], None), tokens, of(slice(start, stop)))[0]
+            for i in range(start, stop):
+                tokens, _ = step(tokens, of(i))
             return tokens
 
         if capture and (len(set(capture.layers)) < len(capture.layers) or not set(capture.layers) <= set(range(o.depth))):
@@ -203,13 +232,13 @@ def build(
         for layer in sorted(capture.layers) if capture else ():
             if lo <= layer < hi:
                 tokens = run(tokens, start, layer)
-                tokens, found = one(tokens, jax.tree.map(lambda p, i=layer: p[i], params["blocks"]), capture.tokens)
+                tokens, found = one(tokens, of(layer), capture.tokens)
                 maps, start = [*maps, found], layer + 1
         tokens = run(tokens, start, hi)
         return {**h, "tokens": tokens}, ({"maps": jnp.stack(maps)} if maps else {})
 
     def head(params, h):
-        answer = head_net.apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
+        answer = sized(h["x"])[2].apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
         return answer if o.predicts == "v" else velocity_of_data(path, h["x"], answer, h["t"])
 
     return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale))

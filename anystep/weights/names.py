@@ -1,8 +1,10 @@
 """Where each of our leaves comes from in somebody else's checkpoint: one way to write a name map, read in both directions.
 
-    {"embed/patches/kernel": one("patch_embed.proj.weight", patch(2)), "blocks/cross/q/kernel": layers("blocks.{}.attn2.to_q.weight", 28, DENSE)}
+    {"embed/patches/kernel": one("patch_embed.proj.weight", patch(2)),
+     "blocks/cross/q/kernel": layers("transformer_blocks.{}.attn2.to_q.weight", 28, DENSE)}
 
-A layout moves numbers and computes none, so that there and back is the same bits. Not here: which peers there are (`peers`), files (`files`).
+A layout moves numbers and computes none, so that there and back is the same bits. Not here: which peers there are (`peers`), files
+(`tensors`).
 """
 
 from collections.abc import Callable
@@ -53,9 +55,7 @@ def layers(template, count, layout=SAME):
 def linear(ours, peers, bias=True, layout=DENSE, count=None):
     """The {ours/kernel: ..., ours/bias: ...} of a dense layer or convolution; `count` layers where the peer's name has a "{}"."""
     found = {"kernel": (f"{peers}.weight", layout)} | ({"bias": (f"{peers}.bias", SAME)} if bias else {})
-    return {
-        f"{ours}/{leaf}": one(name, how) if count is None else layers(name, count, how) for leaf, (name, how) in found.items()
-    }
+    return {f"{ours}/{leaf}": one(name, how) if count is None else layers(name, count, how) for leaf, (name, how) in found.items()}
 
 
 def to_ours(source, read):
@@ -69,7 +69,8 @@ def to_ours(source, read):
     return out
 
 
-def to_peers(source, array):
-    """(name, peer's array) of each tensor that our array holds."""
+def to_peers(source, array, move=True):
+    """(name, peer's array) of each tensor that our array holds; without `move` only views, for their shapes."""
     for layer, name in enumerate(source.names):
-        yield name, np.ascontiguousarray(source.layout.peers(array[layer] if source.stacked else array))
+        turned = source.layout.peers(array[layer] if source.stacked else array)
+        yield name, np.ascontiguousarray(turned) if move else turned

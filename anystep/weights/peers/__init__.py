@@ -22,7 +22,8 @@ class Peer(NamedTuple):
     init: Callable[[Any], Any]  # options -> function of a key -> params; shapes by jax.eval_shape
     answers: Callable[[Any, dict, dict], dict]
     """(options, params, recorded) -> {name: array}: what is recorded in an io.npz, answered by our network, in the peer's shapes.
-    `recorded` holds in_*; of out_* and mid.* only the names are looked at."""
+    `recorded` holds in_*; out_* and mid.* are None there, only their names are looked at."""
+    file: str = "diffusion_pytorch_model.safetensors"  # what an export is called
 
 
 def find(config: dict, where) -> Peer:

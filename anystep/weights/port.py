@@ -1,0 +1,225 @@
+"""From a peer's folder to ours and back: FOLDER = config.json {"peer": the peer's own config} + weights.safetensors under our names."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from anystep.errors import UserError
+from anystep.tree import nest, paths
+from anystep.weights import CONFIG, DTYPES, WEIGHTS, Match, describe
+from anystep.weights.names import to_ours, to_peers
+from anystep.weights.peers import find
+from anystep.weights.tensors import Tensors, write
+
+PIPELINE = "model_index.json"
+PLAIN = (".json", ".txt", ".model")  # tokenizers and schedulers: copied as they are
+
+
+def read_config(folder):
+    """config.json of a folder. UserError where there is none."""
+    path = Path(folder) / CONFIG
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: has no {CONFIG}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: must be a JSON object")
+    return found
+
+
+def peer_config(config):
+    """The peer's own fields: of a folder of ours, of a peer's, or of a parity folder, which nests them."""
+    config = config.get("peer", config)
+    return config["config"] | {"_class_name": config["class"]} if "class" in config else config
+
+
+def shapes_of(peer, options):
+    """{our leaf: ShapeDtypeStruct}"""
+    return paths(jax.eval_shape(peer.init(options), jax.random.key(0)))
+
+
+def compare(names, expected, tensors) -> Match:
+    """What a peer's file lacks, has too much of, or has in another shape. Leaves that `names` does not name are new with us."""
+    needed = {tensor for source in names.values() for tensor in source.names}
+    misshaped = []
+    for ours, source in names.items():
+        for tensor in source.names:
+            if tensor in tensors.shapes:
+                empty = np.broadcast_to(np.float32(0), tensors.shapes[tensor])
+                want = tuple(expected[ours].shape[1:] if source.stacked else expected[ours].shape)
+                found = _shape(source.layout.ours, empty)
+                if found != want:
+                    misshaped.append((tensor, want, found))
+    return Match(tuple(sorted(needed - set(tensors.shapes))), tuple(sorted(set(tensors.shapes) - needed)), tuple(misshaped))
+
+
+def _shape(layout, empty):
+    try:
+        return tuple(layout(empty).shape)
+    except (ValueError, IndexError):  # another number of axes
+        return tuple(empty.shape)
+
+
+def load(folder, allow=()):
+    """(Peer, options, params as nested numpy dicts) of a peer's folder. UserError for what does not fit, unless allowed: "unused" tensors
+    are left out, "missing" ones keep a fresh network's values."""
+    peer, options, expected, names, tensors = opened(folder, allow)
+    found = {ours: to_ours(source, tensors.read) for ours, source in names.items()}
+    return peer, options, nest(found | fresh(peer, options, set(expected) - set(found)))
+
+
+def opened(folder, allow=()):
+    """(peer, options, expected leaves, names that the file has, Tensors), checked."""
+    config, tensors = peer_config(read_config(folder)), Tensors(folder)
+    peer = find(config, Path(folder) / CONFIG)
+    options = peer.options(config)
+    expected, names = shapes_of(peer, options), peer.names(options)
+    report = compare(names, expected, tensors)
+    left = report._replace(**{word: () for word in allow})
+    if any(left):
+        raise UserError(f"{folder}: does not fit {config.get('_class_name', 'its config')}: {describe(left)}")
+    lacking = set(report.missing)
+    return peer, options, expected, {ours: source for ours, source in names.items() if not lacking & set(source.names)}, tensors
+
+
+def fresh(peer, options, wanted):
+    """{leaf: initial value} of leaves that a file lacks."""
+    if not wanted:
+        return {}
+    init = peer.init(options)
+    return jax.tree.map(
+        np.asarray, jax.jit(lambda: {name: leaf for name, leaf in paths(init(jax.random.key(0))).items() if name in wanted})()
+    )
+
+
+def bring(source, folder, dtype=None, allow=()):
+    """Yields (folder written, tensors) for each component: a peer's folder `source`, or every one of a pipeline, becomes ours at `folder`.
+    One tensor of ours is in memory at a time. `dtype` None keeps each tensor's own."""
+    source, folder = Path(source), Path(folder)
+    if not (source / PIPELINE).is_file():
+        yield folder, bring_one(source, folder, dtype, allow)
+        return
+    for part in sorted(path for path in source.iterdir() if path.is_dir()):
+        if any(part.glob("*.safetensors")):
+            yield folder / part.name, bring_one(part, folder / part.name, dtype, allow)
+        else:
+            copy_plain(part, folder / part.name)
+    shutil.copy(source / PIPELINE, folder / PIPELINE)
+
+
+def bring_one(source, folder, dtype, allow):
+    peer, options, expected, names, tensors = opened(source, allow)
+    new = fresh(peer, options, set(expected) - set(names))
+    kept = {ours: _dtype(tensors.dtypes[names[ours].names[0]] if ours in names else "F32", dtype) for ours in expected}
+
+    def arrays():
+        for ours in expected:
+            array = to_ours(names[ours], tensors.read) if ours in names else new[ours]
+            yield ours, array.astype(kept[ours], copy=False)
+
+    write(folder / WEIGHTS, {ours: leaf.shape for ours, leaf in expected.items()}, kept, arrays())
+    (folder / CONFIG).write_text(json.dumps({"peer": peer.config(options)}, indent=1))
+    return len(expected)
+
+
+def copy_plain(source, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix in PLAIN:
+            shutil.copy(file, folder / file.name)
+
+
+def _dtype(found, asked):
+    return np.dtype(asked or DTYPES[found])
+
+
+def size(shape):
+    return math.prod(shape)
+
+
+def give(source, folder):
+    """Yields (folder written, tensors) for each component: what `bring` has written, perhaps trained since, as the peer's own folders."""
+    source, folder = Path(source), Path(folder)
+    if not (source / PIPELINE).is_file():
+        yield folder, give_one(source, folder)
+        return
+    for part in sorted(path for path in source.iterdir() if path.is_dir()):
+        if (part / WEIGHTS).is_file():
+            yield folder / part.name, give_one(part, folder / part.name)
+        else:
+            copy_plain(part, folder / part.name)
+    shutil.copy(source / PIPELINE, folder / PIPELINE)
+
+
+def give_one(source, folder):
+    """Leaves that the peer does not know are refused if they say anything, left out while they are zero."""
+    config = read_config(source)
+    if "peer" not in config:
+        raise UserError(f"{source}: was not imported from a peer, so there is nothing that its export would be read by")
+    peer, tensors = find(config["peer"], source / CONFIG), Tensors(source)
+    options = peer.options(config["peer"])
+    names = peer.names(options)
+    gone = sorted(set(names) - set(tensors.shapes))
+    said = [ours for ours in sorted(set(tensors.shapes) - set(names)) if np.any(tensors.read(ours))]
+    if gone or said:
+        raise UserError(f"{source}: cannot be exported: {describe(Match(tuple(gone), tuple(said), ()))}")
+    shapes, dtypes = {}, {}
+    for ours, origin in names.items():
+        for tensor, empty in to_peers(origin, np.broadcast_to(np.int8(0), tensors.shapes[ours]), move=False):
+            shapes[tensor], dtypes[tensor] = empty.shape, _dtype(tensors.dtypes[ours], None)
+    arrays = (pair for ours, origin in names.items() for pair in to_peers(origin, tensors.read(ours)))
+    write(folder / peer.file, shapes, dtypes, arrays)
+    (folder / CONFIG).write_text(json.dumps(peer.config(options), indent=1))
+    return len(shapes)
+
+
+def measure(folder, close, close_derivative, low=True):
+    """(whether every recorded array is met, lines to print) of a folder with config.json, weights.safetensors and io.npz; `low`: also what
+    bfloat16 would make of it."""
+    peer, options, params = load(folder)
+    recorded = recording(Path(folder))
+    wanted = [name for name in recorded if name.startswith(("out", "mid."))]
+    found = errors(peer, options, params, recorded, wanted)
+    limits = {name: close_derivative if "jvp" in name else close for name in wanted}
+    broken = sorted((name for name in wanted if not found[name] <= limits[name]), key=lambda name: -found[name])
+    worst = max(wanted, key=lambda name: found[name] / limits[name])
+    lines = [f"{name}: {found[name]:.3g} of the largest value, allowed {limits[name]:g}" for name in broken]
+    if low and "dtype" in options._fields:
+        rough = errors(peer, options._replace(dtype="bfloat16"), params, recorded, wanted)
+        lines.append(f"bfloat16: {max(rough.values()):.3g} at {max(rough, key=rough.get)}")
+    if not broken:
+        lines.insert(0, f"ok: {len(wanted)} arrays, worst {found[worst]:.3g} at {worst}")
+    return not broken, lines
+
+
+def recording(folder):
+    """What io.npz holds; one without inputs takes those of the folder that it is named after: "x_trunk" those of "x", whose answers control
+    it."""
+    try:
+        recorded = dict(np.load(folder / "io.npz", allow_pickle=False))
+        if not any(name.startswith("in_") for name in recorded):
+            beside = np.load(folder.parent / folder.resolve().name.rpartition("_")[0] / "io.npz", allow_pickle=False)
+            recorded |= {
+                name.replace("out_block_", "in_control_"): beside[name] for name in beside if name.startswith(("in_", "out_block_"))
+            }
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: io.npz cannot be read ({error})") from None
+    return recorded
+
+
+def errors(peer, options, params, recorded, wanted):
+    """{name: largest difference over largest value}; infinite for what is not answered or has another shape."""
+    given = {name: value if name.startswith("in_") else None for name, value in recorded.items()}  # nobody can peek
+    answers, out = jax.jit(lambda params: peer.answers(options, params, given))(params), {}
+    for name in wanted:
+        answer = np.asarray(answers[name], np.float64) if name in answers else np.array(np.nan)
+        right = recorded[name].astype(np.float64)
+        good = answer.shape == right.shape and np.isfinite(answer).all()
+        out[name] = float(np.max(np.abs(answer - right)) / max(np.max(np.abs(right)), 1e-30)) if good else math.inf
+    return out
