@@ -13,7 +13,8 @@ def sinusoid(t, width, highest=1.0, span=1e4):
     (2410.11081, Sec. 4.1). highest = 1, span = 1e4 is SANA's own table.
     """
     half = width // 2
-    frequencies = highest * jnp.exp(-np.log(span) * jnp.arange(half, dtype=jnp.float32) / half)
+    exponents = -np.float32(np.log(span)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = highest * np.exp(exponents.astype(np.float64)).astype(np.float32)  # float32 as in peers; its last bit from no device
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
