@@ -1,0 +1,308 @@
+"""FLUX: numbers of the peer, names in both directions, and the contract of a Model with two kinds of blocks."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from anystep import sampling, times, tree, weights
+from anystep.errors import UserError
+from anystep.flow_map import total_derivative
+from anystep.nets import mmdit
+from anystep.types import Capture
+from anystep.weights.names import to_ours, to_peers
+from anystep.weights.peers.flux import CLASS, PEERS
+
+PEER = PEERS[CLASS]
+FIXTURES = Path(__file__).parent / "fixtures"
+CASES = pytest.mark.parametrize("case", ["dev", "schnell", "ids"])
+TINY = mmdit.Options(
+    (4, 6, 2), heads=2, head_width=8, double=2, single=2, rope=(2, 2, 4), text_width=6, pooled_width=5, guidance=True, second_time=True
+)
+NETS = pytest.mark.parametrize("options", [{}, {"scan": False, "masked": True}], ids=["scanned", "unrolled"])
+
+
+def fixture(case):
+    """(options, the peer's tensors, our params, recorded)."""
+    folder = FIXTURES / f"flux_{case}"
+    options = PEER.options(json.loads((folder / "config.json").read_text()))
+    peers = weights.read_safetensors(folder / "weights.safetensors")
+    ours = {name: to_ours(source, peers.__getitem__) for name, source in PEER.names(options).items()}
+    with np.load(folder / "io.npz", allow_pickle=False) as recorded:
+        return options, peers, tree.nest(ours), dict(recorded)
+
+
+def close(found, true, tolerance=2e-5):
+    assert found.shape == true.shape and np.abs(found - true).max() <= tolerance * np.abs(true).max()
+
+
+@CASES
+def test_every_recorded_number(case):
+    options, _, params, recorded = fixture(case)
+    answers = PEER.answers(options, params, recorded)
+    assert set(answers) == {name for name in recorded if name.startswith(("out_", "mid."))}
+    for name, answer in answers.items():
+        close(answer, recorded[name])
+
+
+@CASES
+def test_names_cover_both_sides_and_give_every_bit_back(case):
+    options, peers, params, _ = fixture(case)
+    names = PEER.names(options)
+    expected = jax.eval_shape(PEER.init(options), jax.random.key(0))
+    assert weights.match(expected, params) == weights.Match((), (), ())
+    written = [pair for name, leaf in tree.paths(params).items() for pair in to_peers(names[name], leaf)]
+    assert len(written) == len(peers) and {name for name, _ in written} == set(peers)
+    for name, array in written:
+        assert array.shape == peers[name].shape and array.tobytes() == peers[name].tobytes()
+
+
+@pytest.mark.parametrize("case", ["dev", "schnell"])
+def test_latents_are_packed_as_the_pipeline_packs_them(case):
+    options, _, params, recorded = fixture(case)
+    model = mmdit.build(options)
+    x, t = recorded["latents"].transpose(0, 2, 3, 1), recorded["in_timestep"]
+    cond = {"features": recorded["in_encoder_hidden_states"], "pooled": recorded["in_pooled_projections"]}
+    cond |= {"guidance": recorded["in_guidance"]} if options.guidance else {}
+    u, aux = jax.jit(model.velocity)(params, x, t, t, cond)
+    assert aux == {}
+    close(u, recorded["velocity"].transpose(0, 2, 3, 1))
+
+
+def test_config_comes_back():
+    for case in ("dev", "schnell"):
+        said = json.loads((FIXTURES / f"flux_{case}" / "config.json").read_text())
+        assert PEER.config(PEER.options(said)) == said
+    assert PEER.options({"_class_name": CLASS, "_diffusers_version": "0.30.0"}) == mmdit.Options()
+    for field in ("second_time", "masked"):
+        with pytest.raises(UserError, match=f"{field} = True"):
+            PEER.config(mmdit.Options()._replace(**{field: True}))
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("patch_size", 2),
+        ("in_channels", 6),
+        ("out_channels", 16),
+        ("num_layers", 0),
+        ("num_single_layers", 1.5),
+        ("guidance_embeds", "yes"),
+        ("axes_dims_rope", [16, 56]),
+        ("axes_dims_rope", [16, 56, 58]),
+        ("axes_dims_rope", [15, 57, 56]),
+        ("theta", 10000),
+    ],
+)
+def test_what_is_not_ours_is_refused(field, value):
+    with pytest.raises(UserError, match=rf"config.json: {field} = .* not supported, allowed") as caught:
+        PEER.options({field: value})
+    assert "\n" not in str(caught.value)
+
+
+SELF_E = {"heads": 16, "double": 8, "single": 16, "second_time": True}
+
+
+@pytest.mark.parametrize(
+    "options, parameters, tolerance",
+    [
+        ({}, 11_891_178_560, 0),  # diffusers' own models, counted on torch's meta device
+        ({"guidance": True}, 11_901_408_320, 0),
+        (SELF_E | {"head_width": 64, "rope": (8, 28, 28)}, 0.565e9, 0.0005),
+        (SELF_E | {"head_width": 128, "rope": (16, 56, 56)}, 2.25e9, 0.002),
+    ],
+    ids=["schnell", "dev", "Self-E 0.5B", "Self-E 2B"],
+)
+def test_parameter_counts(options, parameters, tolerance):
+    found = tree.count(jax.eval_shape(mmdit.build(mmdit.Options(**options)).init, jax.random.key(0)))
+    assert abs(found - parameters) <= tolerance * parameters
+
+
+def setting(rows=2, size=(4, 6), **options):
+    """A tiny network with every leaf random, and what it is asked."""
+    o = TINY._replace(**options)
+    model = mmdit.build(o, ends="renoise")
+    x, f, p, d = jax.random.split(jax.random.key(3), 4)
+    t, s = jnp.linspace(0.9, 0.4, rows), jnp.linspace(0.5, 0.1, rows)
+    cond = {"features": jax.random.normal(f, (rows, 5, o.text_width)), "pooled": jax.random.normal(p, (rows, o.pooled_width))}
+    cond |= {"guidance": jnp.linspace(1.0, 3.5, rows), "mask": jnp.arange(5)[None] < jnp.linspace(2, 5, rows)[:, None]}
+    return model, toys.random_params(model), jax.random.normal(x, (rows, *size, 2)), t, s, cond
+
+
+@NETS
+def test_parts_are_the_whole(options):
+    model, params, x, t, s, cond = setting(**options)
+    whole = model.velocity(params, x, t, s, cond)[0]
+    h = model.embed(params, x, t, s, cond)
+    assert whole.shape == x.shape and model.depth == 4
+    assert (model.head(params, model.blocks(params, h, 0, 4)[0]) == whole).all()
+    for cut in (1, 2, 3):  # inside the double blocks, between the kinds, inside the single ones
+        halves = model.blocks(params, model.blocks(params, h, 0, cut)[0], cut, 4)[0]
+        assert (model.head(params, halves) == whole).all()
+
+
+@NETS
+def test_capture_changes_no_bit(options):
+    model, params, x, t, s, cond = setting(**options)
+    u = jax.jit(model.velocity)(params, x, t, s, cond)[0]
+    tokens = jnp.broadcast_to(jnp.eye(5), (2, 5, 5))
+    for layers in ((2,), (3, 0)):
+        captured, aux = jax.jit(lambda *a, layers=layers: model.velocity(*a, capture=Capture(layers, tokens)))(params, x, t, s, cond)
+        assert (captured == u).all()
+        assert aux["maps"].shape == (len(layers), 2, 2, 5, 6)  # layers, batch, heads, objects, image tokens
+        np.testing.assert_allclose(aux["maps"].sum(axis=3), 1.0, atol=1e-5)
+        absent = jnp.moveaxis(aux["maps"], 3, 2)[:, ~cond["mask"]]
+        assert (absent == 0).all() == options.get("masked", False)
+    with pytest.raises(ValueError, match="allowed are different ones of 0 to 3"):
+        model.velocity(params, x, t, s, cond, capture=Capture((4,), tokens))
+
+
+def test_maps_are_a_softmax_over_the_prompt():
+    """From the q and k of a block, turned as complex numbers."""
+    model, params, x, t, s, cond = setting()
+    h = model.embed(params, x, t, s, cond)
+    objects = jax.random.uniform(jax.random.key(4), (2, 3, 5))
+    maps = model.blocks(params, h, 0, 1, Capture((0,), objects))[1]["maps"][0]
+
+    first = jax.tree.map(lambda p: p[0], params["double"])
+    arguments = h["text"], h["tokens"], h["e"], h["rope"]
+    heads = mmdit.Double(TINY).apply(
+        {"params": first}, *arguments, capture_intermediates=lambda m, _: m.name == "attention", mutable=["intermediates"]
+    )[1]["intermediates"]
+    (q, _, _), (_, k, _) = (heads[stream]["attention"]["__call__"][0] for stream in ("tokens", "text"))
+    rows, columns = np.divmod(np.arange(6), 3)  # 4 x 6 latents are 2 x 3 patches; the axis t and the text lie at 0
+    angles = np.concatenate([0 * rows[:, None], rows[:, None], columns[:, None] / 100.0 ** np.arange(2)], axis=1)
+    q = (np.asarray(q)[..., ::2] + 1j * np.asarray(q)[..., 1::2]) * np.exp(1j * angles)[None, :, None]
+    k = np.asarray(k)[..., ::2] + 1j * np.asarray(k)[..., 1::2]
+    logits = np.einsum("bnhd,bmhd->bhnm", q, k.conj()).real / np.sqrt(8)
+    weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(maps, np.einsum("bhnm,bom->bhon", weights, objects), atol=1e-5)
+
+
+def test_the_mask_is_an_option():
+    """Padding is text to FLUX; a network built to heed the mask does not see it."""
+    for masked in (False, True):
+        model, params, x, t, s, cond = setting(masked=masked)
+        noise = cond["features"] + jnp.where(cond["mask"], 0.0, 1.0)[..., None]
+        u, other = (model.velocity(params, x, t, s, cond | {"features": f})[0] for f in (cond["features"], noise))
+        assert (u[0] == other[0]).all() == masked and (u[1] == other[1]).all()  # the second prompt has no padding
+
+
+def test_an_imported_network_gains_a_second_time():
+    options, _, params, recorded = fixture("schnell")
+    two = options._replace(second_time=True)
+    assert PEER.names(two) == PEER.names(options)
+    model = mmdit.build(two, ends="renoise")
+    fresh = model.init(jax.random.key(0))
+    both = weights.take(fresh, params, new=("embed/second_time/*",))
+    x, t = recorded["latents"].transpose(0, 2, 3, 1), recorded["in_timestep"]
+    cond = {"features": recorded["in_encoder_hidden_states"], "pooled": recorded["in_pooled_projections"]}
+    alone = mmdit.build(options).velocity(params, x, t, t, cond)[0]
+    for s in (t, 0.5 * t, 0 * t):
+        assert (model.velocity(both, x, t, s, cond)[0] == alone).all()
+    both["embed"]["second_time"]["out"]["kernel"] = fresh["embed"]["time"]["out"]["kernel"]
+    answers = [model.velocity(both, x, t, s, cond)[0] for s in (t, 0.5 * t)]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+
+
+def test_latents_of_any_even_size():
+    model, params, x, t, s, cond = setting(size=(2, 8))
+    assert model.velocity(params, x, t, s, cond)[0].shape == x.shape
+    with pytest.raises(ValueError, match="must be even"):
+        model.velocity(params, x[:, :, :7], t, s, cond)
+    with pytest.raises(ValueError, match="guidance"):
+        model.velocity(params, x, t, s, {name: cond[name] for name in ("features", "pooled")})
+
+
+def test_du_dt():
+    """Against central differences. The clock turns a thousand radians in unit time, so the step is small; times and steps are powers of
+    two, exact in float32, and Richardson's rule takes the error of the step to h^4. What is left is the rounding of the angles, 3e-5 of
+    0.12 radians."""
+    model, params, x, _, _, cond = setting()
+    t, s = jnp.array([0.75, 0.5]), jnp.array([0.25, 0.375])
+    v = jax.random.normal(jax.random.key(9), x.shape)
+    asked = jax.jit(lambda x, t: model.velocity(params, x, t, s, cond))
+    derivative = total_derivative(lambda x, t, s: asked(x, t), x, t, s, v)[1]
+
+    def difference(h):
+        ahead, behind = (np.asarray(asked(x + d * v, t + d)[0], np.float64) for d in (h, -h))
+        return (ahead - behind) / (2 * h)
+
+    h = 2.0**-13
+    close(derivative, (4 * difference(h) - difference(2 * h)) / 3, 2e-3)
+
+
+def loss_of(**options):
+    """(gradient, u, du/dt) of what a consistency objective does: a loss of the jump, its tangent stopped."""
+    model, params, x, t, s, cond = setting(**options)
+    v = jax.random.normal(jax.random.key(9), x.shape)
+
+    def loss(params):
+        u, derivative, _ = total_derivative(lambda x, t, s: model.velocity(params, x, t, s, cond), x, t, s, v)
+        return jnp.mean((u - v + 1e-3 * (t - s)[:, None, None, None] * derivative) ** 2), (u, derivative)
+
+    return loss, jax.tree.map(lambda p: p / 2, params)
+
+
+@pytest.mark.slow
+def test_scan_unroll_and_remat_are_one_network():
+    found = {}
+    for name, options in {"scanned": {}, "unrolled": {"scan": False}, "remat": {"remat": True}}.items():
+        loss, params = loss_of(**options)
+        found[name] = jax.jit(jax.grad(loss, has_aux=True))(params)
+    for name in ("unrolled", "remat"):
+        for a, b in zip(jax.tree.leaves(found[name]), jax.tree.leaves(found["scanned"]), strict=True):
+            assert np.abs(a - b).max() <= 2e-5 * np.abs(b).max() + 1e-8
+
+
+@pytest.mark.slow
+def test_bfloat16_under_jvp_and_grad():
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        loss, params = loss_of(dtype=dtype)
+        found[dtype] = jax.jit(jax.grad(loss, has_aux=True))(params)
+    (gradient, half), (true, full) = found["bfloat16"], found["float32"]
+    assert all(a.dtype == jnp.float32 and np.isfinite(a).all() for a in jax.tree.leaves((gradient, half)))
+    for a, b in zip((*half, tree.global_norm(gradient)), (*full, tree.global_norm(true)), strict=True):
+        assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(b)
+    assert (half[0] != full[0]).any()
+
+
+def test_no_dead_parameter():
+    model, params, x, t, s, cond = setting()
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(3 * model.velocity(p, x, t, s, cond)[0]))))(params)
+    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
+    assert not [name for name, g in tree.paths(gradient).items() if jnp.abs(g).max() < 1e-6 * largest]
+
+
+def test_a_fresh_network_learns_everywhere_but_behind_its_zeros():
+    """Blocks start as the identity, by the last layer of each branch and by that alone."""
+    model, _, x, t, s, cond = setting()
+    params = model.init(jax.random.key(0))
+    h = model.embed(params, x, t, s, cond)
+    assert (model.blocks(params, h, 0, 4)[0]["tokens"] == h["tokens"]).all()
+    gradient = tree.paths(jax.grad(lambda p: jnp.sum(jnp.sin(3 * model.velocity(p, x, t, s, cond)[0])))(params))
+    for name in ("double/tokens/out", "double/tokens/mlp/out", "single/out", "embed/second_time/out", "head/out"):
+        assert np.abs(gradient[f"{name}/kernel"]).max() > 1e-6
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "remat": True, "masked": True, "scan": False}], ids=["plain", "all options"])
+def test_lowers_for_an_accelerator(options, platform):
+    loss, params = loss_of(**options)
+    model, _, x, t, _, cond = setting(**options)
+
+    def step(params):
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    def draw(params, noise, cond):
+        sampler = sampling.make("euler", lambda x, t, s: model.velocity(params, x, t, s, cond), model)
+        return sampling.sample(sampler, jax.random.split(jax.random.key(0), 2), noise, times.grid(4))[0]
+
+    for function, arguments in ((step, (params,)), (draw, (params, x, cond))):
+        exported = jax.export.export(jax.jit(function), platforms=[platform])(*jax.eval_shape(lambda *a: a, *arguments))
+        assert exported.platforms == (platform,) and len(exported.mlir_module_serialized) > 1000
