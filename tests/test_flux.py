@@ -1,5 +1,6 @@
 """FLUX: numbers of the peer, names in both directions, and the contract of a Model with two kinds of blocks."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -23,7 +24,7 @@ CASES = pytest.mark.parametrize("case", ["dev", "schnell", "ids"])
 TINY = mmdit.Options(
     (4, 6, 2), heads=2, head_width=8, double=2, single=2, rope=(2, 2, 4), text_width=6, pooled_width=5, guidance=True, second_time=True
 )
-NETS = pytest.mark.parametrize("options", [{}, {"scan": False, "masked": True}], ids=["scanned", "unrolled"])
+NETS = pytest.mark.parametrize("options", [{}, {"scan": False, "masked": True}], ids=["scanned", "unrolled and masked"])
 
 
 def fixture(case):
@@ -133,47 +134,57 @@ def setting(rows=2, size=(4, 6), **options):
     return model, toys.random_params(model), jax.random.normal(x, (rows, *size, 2)), t, s, cond
 
 
+@functools.cache
+def compiled(**options):
+    """`setting`, the jitted velocity and its answer."""
+    model, params, *asked = setting(**options)
+    velocity = jax.jit(model.velocity)
+    return model, params, *asked, velocity, velocity(params, *asked)[0]
+
+
 @NETS
 def test_parts_are_the_whole(options):
-    model, params, x, t, s, cond = setting(**options)
-    whole = model.velocity(params, x, t, s, cond)[0]
-    h = model.embed(params, x, t, s, cond)
+    model, params, x, t, s, cond, _, whole = compiled(**options)
     assert whole.shape == x.shape and model.depth == 4
-    assert (model.head(params, model.blocks(params, h, 0, 4)[0]) == whole).all()
-    for cut in (1, 2, 3):  # inside the double blocks, between the kinds, inside the single ones
-        halves = model.blocks(params, model.blocks(params, h, 0, cut)[0], cut, 4)[0]
-        assert (model.head(params, halves) == whole).all()
+    h = jax.jit(model.embed)(params, x, t, s, cond)
+    head, blocks = jax.jit(model.head), jax.jit(model.blocks, static_argnums=(2, 3))
+    assert (head(params, blocks(params, h, 0, 4)[0]) == whole).all()
+    for layer in range(4):  # cut inside the double blocks, between the kinds, inside the single ones
+        h, aux = blocks(params, h, layer, layer + 1)
+        assert aux == {}
+    assert (head(params, h) == whole).all()
 
 
 @NETS
 def test_capture_changes_no_bit(options):
-    model, params, x, t, s, cond = setting(**options)
-    u = jax.jit(model.velocity)(params, x, t, s, cond)[0]
+    model, params, x, t, s, cond, _, u = compiled(**options)
     tokens = jnp.broadcast_to(jnp.eye(5), (2, 5, 5))
-    for layers in ((2,), (3, 0)):
-        captured, aux = jax.jit(lambda *a, layers=layers: model.velocity(*a, capture=Capture(layers, tokens)))(params, x, t, s, cond)
-        assert (captured == u).all()
-        assert aux["maps"].shape == (len(layers), 2, 2, 5, 6)  # layers, batch, heads, objects, image tokens
-        np.testing.assert_allclose(aux["maps"].sum(axis=3), 1.0, atol=1e-5)
-        absent = jnp.moveaxis(aux["maps"], 3, 2)[:, ~cond["mask"]]
-        assert (absent == 0).all() == options.get("masked", False)
+    captured, aux = jax.jit(lambda *a: model.velocity(*a, capture=Capture((3, 0), tokens)))(params, x, t, s, cond)
+    assert (captured == u).all()
+    assert aux["maps"].shape == (2, 2, 2, 5, 6)  # layers, batch, heads, objects, image tokens
+    np.testing.assert_allclose(aux["maps"].sum(axis=3), 1.0, atol=1e-5)
+    absent = jnp.moveaxis(aux["maps"], 3, 2)[:, ~cond["mask"]]
+    assert (absent == 0).all() == options.get("masked", False)
     with pytest.raises(ValueError, match="allowed are different ones of 0 to 3"):
-        model.velocity(params, x, t, s, cond, capture=Capture((4,), tokens))
+        jax.eval_shape(lambda *a: model.velocity(*a, capture=Capture((4,), tokens)), params, x, t, s, cond)
 
 
 def test_maps_are_a_softmax_over_the_prompt():
     """From the q and k of a block, turned as complex numbers."""
     model, params, x, t, s, cond = setting()
-    h = model.embed(params, x, t, s, cond)
+    h = jax.jit(model.embed)(params, x, t, s, cond)
     objects = jax.random.uniform(jax.random.key(4), (2, 3, 5))
-    maps = model.blocks(params, h, 0, 1, Capture((0,), objects))[1]["maps"][0]
+    maps = jax.jit(lambda h: model.blocks(params, h, 0, 1, Capture((0,), objects))[1]["maps"][0])(h)
 
-    first = jax.tree.map(lambda p: p[0], params["double"])
-    arguments = h["text"], h["tokens"], h["e"], h["rope"]
-    heads = mmdit.Double(TINY).apply(
-        {"params": first}, *arguments, capture_intermediates=lambda m, _: m.name == "attention", mutable=["intermediates"]
-    )[1]["intermediates"]
-    (q, _, _), (_, k, _) = (heads[stream]["attention"]["__call__"][0] for stream in ("tokens", "text"))
+    @jax.jit
+    def heads(h):
+        first = {"params": jax.tree.map(lambda p: p[0], params["double"])}
+        arguments = h["text"], h["tokens"], h["e"], h["rope"]
+        named = {"capture_intermediates": lambda m, _: m.name == "attention", "mutable": ["intermediates"]}
+        return mmdit.Double(TINY).apply(first, *arguments, **named)[1]["intermediates"]
+
+    found = heads(h)
+    (q, _, _), (_, k, _) = (found[stream]["attention"]["__call__"][0] for stream in ("tokens", "text"))
     rows, columns = np.divmod(np.arange(6), 3)  # 4 x 6 latents are 2 x 3 patches; the axis t and the text lie at 0
     angles = np.concatenate([0 * rows[:, None], rows[:, None], columns[:, None] / 100.0 ** np.arange(2)], axis=1)
     q = (np.asarray(q)[..., ::2] + 1j * np.asarray(q)[..., 1::2]) * np.exp(1j * angles)[None, :, None]
@@ -183,13 +194,13 @@ def test_maps_are_a_softmax_over_the_prompt():
     np.testing.assert_allclose(maps, np.einsum("bhnm,bom->bhon", weights, objects), atol=1e-5)
 
 
-def test_the_mask_is_an_option():
+@NETS
+def test_the_mask_is_an_option(options):
     """Padding is text to FLUX; a network built to heed the mask does not see it."""
-    for masked in (False, True):
-        model, params, x, t, s, cond = setting(masked=masked)
-        noise = cond["features"] + jnp.where(cond["mask"], 0.0, 1.0)[..., None]
-        u, other = (model.velocity(params, x, t, s, cond | {"features": f})[0] for f in (cond["features"], noise))
-        assert (u[0] == other[0]).all() == masked and (u[1] == other[1]).all()  # the second prompt has no padding
+    _, params, x, t, s, cond, velocity, u = compiled(**options)
+    features = cond["features"] + jnp.where(cond["mask"], 0.0, 1.0)[..., None]
+    other = velocity(params, x, t, s, cond | {"features": features})[0]
+    assert (u[0] == other[0]).all() == options.get("masked", False) and (u[1] == other[1]).all()  # the second prompt has no padding
 
 
 def test_an_imported_network_gains_a_second_time():
@@ -197,39 +208,39 @@ def test_an_imported_network_gains_a_second_time():
     two = options._replace(second_time=True)
     assert PEER.names(two) == PEER.names(options)
     model = mmdit.build(two, ends="renoise")
-    fresh = model.init(jax.random.key(0))
-    both = weights.take(fresh, params, new=("embed/second_time/*",))
+    both = weights.take(jax.jit(model.init)(jax.random.key(0)), params, new=("embed/second_time/*",))
     x, t = recorded["latents"].transpose(0, 2, 3, 1), recorded["in_timestep"]
     cond = {"features": recorded["in_encoder_hidden_states"], "pooled": recorded["in_pooled_projections"]}
-    alone = mmdit.build(options).velocity(params, x, t, t, cond)[0]
+    embeds = jax.jit(model.embed)
+    alone = jax.jit(mmdit.build(options).embed)(params, x, t, t, cond)
     for s in (t, 0.5 * t, 0 * t):
-        assert (model.velocity(both, x, t, s, cond)[0] == alone).all()
-    both["embed"]["second_time"]["out"]["kernel"] = fresh["embed"]["time"]["out"]["kernel"]
-    answers = [model.velocity(both, x, t, s, cond)[0] for s in (t, 0.5 * t)]
+        assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), embeds(both, x, t, s, cond), alone))  # s enters here alone
+    both["embed"]["second_time"]["out"] = both["embed"]["time"]["out"]
+    answers = [embeds(both, x, t, s, cond)["e"] for s in (t, 0.5 * t)]
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
 
 
 def test_latents_of_any_even_size():
     model, params, x, t, s, cond = setting(size=(2, 8))
-    assert model.velocity(params, x, t, s, cond)[0].shape == x.shape
+    assert jax.eval_shape(model.velocity, params, x, t, s, cond)[0].shape == x.shape
     with pytest.raises(ValueError, match="must be even"):
-        model.velocity(params, x[:, :, :7], t, s, cond)
+        jax.eval_shape(model.velocity, params, x[:, :, :7], t, s, cond)
     with pytest.raises(ValueError, match="guidance"):
-        model.velocity(params, x, t, s, {name: cond[name] for name in ("features", "pooled")})
+        jax.eval_shape(model.velocity, params, x, t, s, {name: cond[name] for name in ("features", "pooled")})
 
 
 def test_du_dt():
     """Against central differences. The clock turns a thousand radians in unit time, so the step is small; times and steps are powers of
     two, exact in float32, and Richardson's rule takes the error of the step to h^4. What is left is the rounding of the angles, 3e-5 of
-    0.12 radians."""
-    model, params, x, _, _, cond = setting()
+    0.12 radians, and of u."""
+    model, params, x, _, _, cond, velocity, _ = compiled()
+    params = jax.tree.map(lambda p: p / 2, params)  # a calmer network: its fifth derivative by t is a thousand to the fifth
     t, s = jnp.array([0.75, 0.5]), jnp.array([0.25, 0.375])
     v = jax.random.normal(jax.random.key(9), x.shape)
-    asked = jax.jit(lambda x, t: model.velocity(params, x, t, s, cond))
-    derivative = total_derivative(lambda x, t, s: asked(x, t), x, t, s, v)[1]
+    derivative = jax.jit(lambda x, t: total_derivative(lambda *a: model.velocity(params, *a, cond), x, t, s, v)[1])(x, t)
 
     def difference(h):
-        ahead, behind = (np.asarray(asked(x + d * v, t + d)[0], np.float64) for d in (h, -h))
+        ahead, behind = (np.asarray(velocity(params, x + d * v, t + d, s, cond)[0], np.float64) for d in (h, -h))
         return (ahead - behind) / (2 * h)
 
     h = 2.0**-13
@@ -272,22 +283,22 @@ def test_bfloat16_under_jvp_and_grad():
     assert (half[0] != full[0]).any()
 
 
-def test_no_dead_parameter():
+def test_which_parameters_speak():
+    """All of them; in a fresh network, whose blocks are the identity by the last layer of each branch, those last layers do."""
     model, params, x, t, s, cond = setting()
-    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(3 * model.velocity(p, x, t, s, cond)[0]))))(params)
-    largest = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient))
-    assert not [name for name, g in tree.paths(gradient).items() if jnp.abs(g).max() < 1e-6 * largest]
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(3 * model.velocity(p, x, t, s, cond)[0]))))
+    found = tree.paths(gradient(params))
+    largest = max(float(jnp.abs(g).max()) for g in found.values())
+    assert not [name for name, g in found.items() if jnp.abs(g).max() < 1e-6 * largest]
 
-
-def test_a_fresh_network_learns_everywhere_but_behind_its_zeros():
-    """Blocks start as the identity, by the last layer of each branch and by that alone."""
-    model, _, x, t, s, cond = setting()
-    params = model.init(jax.random.key(0))
-    h = model.embed(params, x, t, s, cond)
-    assert (model.blocks(params, h, 0, 4)[0]["tokens"] == h["tokens"]).all()
-    gradient = tree.paths(jax.grad(lambda p: jnp.sum(jnp.sin(3 * model.velocity(p, x, t, s, cond)[0])))(params))
-    for name in ("double/tokens/out", "double/tokens/mlp/out", "single/out", "embed/second_time/out", "head/out"):
-        assert np.abs(gradient[f"{name}/kernel"]).max() > 1e-6
+    fresh = jax.jit(model.init)(jax.random.key(0))
+    h = jax.jit(model.embed)(fresh, x, t, s, cond)
+    after = jax.jit(model.blocks, static_argnums=(2, 3))(fresh, h, 0, 4)[0]
+    assert (after["tokens"] == h["tokens"]).all() and (after["text"] == h["text"]).all()
+    found = tree.paths(gradient(fresh))
+    assert all(
+        np.abs(found[f"{name}/kernel"]).max() > 1e-6 for name in ("double/tokens/out", "double/tokens/mlp/out", "single/out", "head/out")
+    )
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
