@@ -12,8 +12,9 @@ def sinusoid(t, width, highest=1.0, span=1e4):
     A dense embedding: t lies in [0, 1] and the highest frequency stays low, because du/dt of a consistency loss goes through it
     (2410.11081, Sec. 4.1). highest = 1, span = 1e4 is SANA's own table.
     """
-    half = width // 2  # in float32 and on the host: at t = 1000 the last digit of a frequency is seen in the angle
-    frequencies = np.float32(highest) * np.exp(np.float32(-np.log(span)) * np.arange(half, dtype=np.float32) / np.float32(half))
+    half = width // 2
+    exponents = -np.float32(np.log(span)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    frequencies = np.float32(highest) * np.exp(exponents.astype(np.float64)).astype(np.float32)  # float32 as in peers; its last bit from no device
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

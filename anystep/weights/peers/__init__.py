@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from anystep.errors import UserError
 
-FAMILIES = ("sana",)
+FAMILIES = ("sana", "flux")
 
 
 class Peer(NamedTuple):
