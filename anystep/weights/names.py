@@ -53,7 +53,9 @@ def layers(template, count, layout=SAME):
 def linear(ours, peers, bias=True, layout=DENSE, count=None):
     """The {ours/kernel: ..., ours/bias: ...} of a dense layer or convolution; `count` layers where the peer's name has a "{}"."""
     found = {"kernel": (f"{peers}.weight", layout)} | ({"bias": (f"{peers}.bias", SAME)} if bias else {})
-    return {f"{ours}/{leaf}": one(name, how) if count is None else layers(name, count, how) for leaf, (name, how) in found.items()}
+    return {
+        f"{ours}/{leaf}": one(name, how) if count is None else layers(name, count, how) for leaf, (name, how) in found.items()
+    }
 
 
 def to_ours(source, read):

@@ -8,6 +8,7 @@ without a mask), and mid.* of layers. FIELDS give {field of config.json: (our op
 import functools
 import re
 
+import jax
 import jax.numpy as jnp
 
 from anystep.nets.text import bert, clip, gemma, t5
@@ -50,6 +51,8 @@ def dense(ours, peers, parts, count, bias=True):
 
 def answers(encode, more=lambda *_: {}):
     """Peer.answers of an encoder; `more`(o, params, recorded, ids, mask, found) gives {name: function} of what others have not."""
+
+    encode = jax.jit(encode, static_argnums=0, static_argnames="keep")
 
     def of_recorded(o, params, recorded):
         ids, mask = jnp.asarray(recorded["in_ids"]), recorded.get("in_mask")
