@@ -105,7 +105,10 @@ def test_what_we_do_not_have_is_refused(field):
     assert "\n" not in str(error.value) and "allowed" in str(error.value)
 
 
-@pytest.mark.parametrize("case", ("t5", "clip", "gemma", "bert"))
+SLOW = (pytest.param(case, marks=pytest.mark.slow) for case in ("clip", "gemma", "bert"))
+
+
+@pytest.mark.parametrize("case", ("t5", *SLOW))
 def test_a_derivative_of_a_derivative(case):
     """What a consistency objective asks of a text role that is trained along, in bfloat16 too."""
     peer, options, params, _, recorded = opened(case)
@@ -119,17 +122,19 @@ def test_a_derivative_of_a_derivative(case):
         primal, tangent = jax.jvp(features, (params,), (jax.tree.map(jnp.ones_like, params),))
         return jnp.mean(primal**2) + 1e-3 * jnp.mean(tangent**2), primal
 
-    grads, exact = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, options)
+    derived = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    grads, exact = derived(params, options)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads["blocks"]["norm1"]))
-    _, rough = loss(params, options._replace(dtype="bfloat16"))
+    _, rough = derived(params, options._replace(dtype="bfloat16"))
     assert rough.dtype == jnp.float32 and 0 < np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
 
 
 def test_attend_with_scale_cap_bias_and_a_mask_of_its_own_for_every_query():
-    q, k, v, bias = (jax.random.normal(jax.random.key(i), (2, 5, 3, 4)) for i in range(4))
-    bias, mask = bias[:1, :, :, 0].transpose(0, 2, 1)[..., None] + jnp.zeros((1, 3, 5, 5)), jnp.tril(jnp.ones((2, 5, 5), bool))
-    found, _ = attend(q, k, v, mask=mask, scale=0.3, cap=0.5, bias=bias)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((2, 5, 3, 4)).astype(np.float32) for _ in range(3))
+    bias, mask = rng.standard_normal((1, 3, 5, 5)).astype(np.float32), np.tril(np.ones((2, 5, 5), bool))
+    found, _ = jax.jit(attend)(q, k, v, mask=mask, scale=0.3, cap=0.5, bias=bias)
     for b, h, n in ((0, 0, 0), (1, 2, 3), (0, 1, 4)):
         logits = np.array([0.5 * np.tanh(0.3 * float(q[b, n, h] @ k[b, m, h]) / 0.5) + float(bias[0, h, n, m]) for m in range(n + 1)])
         weights = np.exp(logits) / np.exp(logits).sum()
@@ -173,9 +178,9 @@ def test_tokens_are_those_of_transformers(name):
 
 
 @pytest.mark.parametrize("name", ("t5", "t5_pieces", "clip", "clip_json", "bert"))
-@pytest.mark.parametrize("prompt", ("", "a red ring", "two blue squares, please", "the ring of the ring of the ring of the ring"))
+@pytest.mark.parametrize("prompt", ("", "two blue squares, please", "the ring of the ring of the ring of the ring"))
 def test_words_are_said_before_tokens(name, prompt):
-    for length in (9, 12, 15, 60):
+    for length in (9, 14, 60):
         text = text_of(name, length)
         said = jax.jit(lambda tokens, text=text: text.prepend("the red", tokens))(text.tokenize([prompt, "blue"]))
         np.testing.assert_array_equal(said, text.tokenize([f"the red {prompt}", "the red blue"]))
@@ -213,7 +218,7 @@ def test_sana_hands_on_the_prompt_and_not_the_instruction():
     said, want = json.loads((FIXTURES / "text_gemma" / "sana.json").read_text()), np.load(FIXTURES / "text_gemma" / "sana.npz")
     text = gemma.build(tokenizer_of("gemma"), options, 8, said["instruction"])
     for prompts, features, mask in ((said["prompts"], want["features"], want["mask"]), ([""], want["null"], want["null_mask"])):
-        found = text.encode(params, jnp.asarray(text.tokenize(prompts)))
+        found = jax.jit(text.encode)(params, text.tokenize(prompts))
         np.testing.assert_array_equal(found["mask"], mask > 0)
         seen = mask[..., None] > 0
         np.testing.assert_allclose(np.where(seen, found["features"], 0), np.where(seen, features, 0), atol=2e-5 * np.abs(features).max())
@@ -223,22 +228,22 @@ def test_sana_hands_on_the_prompt_and_not_the_instruction():
 
 @pytest.mark.parametrize("see_padding", (False, True))
 def test_t5_role_with_and_without_its_padding(see_padding):
-    _, _, params, _, _ = opened("t5")
     options = t5.Options(vocabulary=200, width=20, depth=2, heads=3, head_width=8, hidden=28)
     text = t5.build(tokenizer_of("t5"), options, 12, see_padding)
-    params, tokens = text.init(jax.random.key(0)), jnp.asarray(text.tokenize(["", "a red ring"]))
-    found = text.encode(params, tokens)
+    params, tokens, encode = jax.jit(text.init)(jax.random.key(0)), text.tokenize(["", "a red ring"]), jax.jit(text.encode)
+    found = encode(params, tokens)
     assert found["features"].shape == (2, 12, 20) and found["features"].dtype == jnp.float32
     assert found["mask"].all() == see_padding and found["mask"][0, 0]
-    hidden = text.encode(params, tokens.at[1, -1, 0].set(7))["features"]  # a padding's id
+    tokens[1, -1, 0] = 7  # a padding's id
+    hidden = encode(params, tokens)["features"]
     assert (np.abs(hidden - found["features"])[1, :3].max() > 0) == see_padding
 
 
 def test_clip_role_reads_its_padding_and_pools():
     options = clip.Options(vocabulary=600, positions=20, width=24, depth=2, heads=4, hidden=36, projection=10, layer="penultimate")
     text = clip.build(tokenizer_of("clip"), options)
-    params = text.init(jax.random.key(0))
-    found = text.encode(params, jnp.asarray(text.tokenize(["", "a red ring"])))
+    params = jax.jit(text.init)(jax.random.key(0))
+    found = jax.jit(text.encode)(params, text.tokenize(["", "a red ring"]))
     assert found["features"].shape == (2, 20, 24) and found["pooled"].shape == (2, 10) and found["mask"].all()
 
 
@@ -264,7 +269,7 @@ def test_minilm():
     assert {peer.known_as(name) for name in tensors} - {None} == {name for source in names.values() for name in source.names}
     params = nest({ours: to_ours(source, tensors.__getitem__) for ours, source in names.items()})
     ids, mask = jnp.asarray(want["ids"]), jnp.asarray(want["mask"]) > 0
-    found, layers = bert.encode(options, params, ids, mask, keep=True)
+    found, layers = jax.jit(bert.encode, static_argnums=(0, 4))(options, params, ids, mask, True)
     for name, answer in {"states": found["features"][..., ::48], "sentence": found["pooled"], "layers": layers[:, :2, :, ::48]}.items():
         error = np.abs(np.asarray(answer) - want[name]).max() / np.abs(want[name]).max()
         print(f"minilm {name} {error:.1e}")

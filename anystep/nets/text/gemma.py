@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anystep.errors import UserError
 from anystep.nets.text.layers import FeedForward, SelfAttention, causal, init_layers, walk
 from anystep.nets.text.pretrained import role
 
@@ -119,6 +120,8 @@ def build(tokenizer, options: Options = Options(), length=300, instruction="", l
     """
     around = len(tokenizer.opening) + len(tokenizer.closing)
     whole = len(tokenizer.ids([instruction])[0]) + around + length - 2 if instruction else length
+    if whole > options.positions:
+        raise UserError(f"model.text: instruction and prompt take {whole} tokens, allowed up to {options.positions}")
     kept = np.r_[0, whole - length + 1 : whole]
 
     def worded(prompt):

@@ -1,7 +1,7 @@
 """Checkpoints of others: which network of ours one is, how its tensors are called there, and what it must answer.
 
 A file a family. Each says PEERS: one `Peer` a class of the peer's. Numbers of peers are met to float32's last digits (`anystep weights
-verify`); how their code is written is their business. Import order inside: sana, text.
+verify`); how their code is written is their business.
 """
 
 import importlib
@@ -23,6 +23,7 @@ class Peer(NamedTuple):
     answers: Callable[[Any, dict, dict], dict]
     """(options, params, recorded) -> {name: array}: what is recorded in an io.npz, answered by our network, in the peer's shapes.
     `recorded` holds in_*; of out_* and mid.* only the names are looked at."""
+    file: str = "diffusion_pytorch_model.safetensors"  # what an export is called
     known_as: Callable[[str], str | None] = lambda name: name
     """What `names` calls a tensor of a file: releases add and drop prefixes. None: it holds no weights (a buffer, a tied copy)."""
 

@@ -296,20 +296,24 @@ def bert_more(o, params, recorded, ids, mask, found):
     return {"out_pooled": lambda: bert.summary(o, params, found["features"]), "out_sentence": lambda: found["pooled"]}
 
 
-PROJECTED = functools.partial(clip_options, projected=True)
-CLIP_PEER = Peer(clip_options, clip_config, clip_names, clip.init, answers(clip.encode, clip_more), clip_known_as)
+def peer(options, config, names, net, known_as, more=lambda *_: {}):
+    return Peer(options, config, names, net.init, answers(net.encode, more), file="model.safetensors", known_as=known_as)
+
+
+def clip_peer(projected):
+    return peer(functools.partial(clip_options, projected=projected), clip_config, clip_names, clip, clip_known_as, clip_more)
 
 
 def gemma_peer(architecture, prefix):
     config, names = functools.partial(gemma_config, architecture=architecture), functools.partial(gemma_names, prefix=prefix)
-    return Peer(gemma_options, config, names, gemma.init, answers(gemma.encode), functools.partial(gemma_known_as, prefix=prefix))
+    return peer(gemma_options, config, names, gemma, functools.partial(gemma_known_as, prefix=prefix))
 
 
 PEERS = {
-    "T5EncoderModel": Peer(t5_options, t5_config, t5_names, t5.init, answers(t5.encode, t5_more), t5_known_as),
-    "CLIPTextModel": CLIP_PEER,
-    "CLIPTextModelWithProjection": CLIP_PEER._replace(options=PROJECTED),
+    "T5EncoderModel": peer(t5_options, t5_config, t5_names, t5, t5_known_as, t5_more),
+    "CLIPTextModel": clip_peer(False),
+    "CLIPTextModelWithProjection": clip_peer(True),
     "Gemma2Model": gemma_peer("Gemma2Model", ""),
     "Gemma2ForCausalLM": gemma_peer("Gemma2ForCausalLM", "model."),
-    "BertModel": Peer(bert_options, bert_config, bert_names, bert.init, answers(bert.encode, bert_more), bert_known_as),
+    "BertModel": peer(bert_options, bert_config, bert_names, bert, bert_known_as, bert_more),
 }
