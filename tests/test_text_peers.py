@@ -270,8 +270,10 @@ def test_minilm():
     params = nest({ours: to_ours(source, tensors.__getitem__) for ours, source in names.items()})
     ids, mask = jnp.asarray(want["ids"]), jnp.asarray(want["mask"]) > 0
     found, layers = jax.jit(bert.encode, static_argnums=(0, 4))(options, params, ids, mask, True)
+    states = np.asarray(mask)[..., None]  # of padding they are what is left of rounding, in torch 3e-5 beside its own float64
+    seen = {"states": states, "sentence": 1.0, "layers": states[None, :2]}
     for name, answer in {"states": found["features"][..., ::48], "sentence": found["pooled"], "layers": layers[:, :2, :, ::48]}.items():
-        error = np.abs(np.asarray(answer) - want[name]).max() / np.abs(want[name]).max()
+        error = np.abs((np.asarray(answer) - want[name]) * seen[name]).max() / np.abs(want[name]).max()
         print(f"minilm {name} {error:.1e}")
         assert error <= 2e-5, name
     if importlib.util.find_spec("tokenizers"):
