@@ -11,25 +11,30 @@ import jax
 import jax.numpy as jnp
 
 
-def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-15):
-    """q [B, N, h, d], k and v [B, M, h, d], mask [B, M] bool -> (o [B, N, h, d], maps).
+def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-15, scale=None, bias=None, cap=None):
+    """q [B, N, h, d], k and v [B, M, h, d], mask [B, M] or [B, N, M] bool -> (o [B, N, h, d], maps).
 
+    Logits are scaled by `scale` (None: d^-1/2), held in (-cap, cap) by tanh (2408.00118), and `bias` [1 or B, 1 or h, N, M] is added.
     capture [B, objects, M] contracts the text axis of the softmax probabilities: maps [B, h, objects, N] float32, or None without it.
     A row whose keys are all masked attends evenly rather than giving NaN.
     """
     dtype = q.dtype
     q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
     if kind == "linear":
-        if mask is not None or capture is not None:
-            raise ValueError("attend: linear attention takes neither a mask nor a capture")
+        if any(a is not None for a in (mask, capture, scale, bias, cap)):
+            raise ValueError("attend: linear attention takes no mask, capture, scale, bias or cap")
         q, k = jax.nn.relu(q), jax.nn.relu(k)
         state = jnp.einsum("bmhd,bmhe->bhde", k, v)
         top = jnp.einsum("bnhd,bhde->bnhe", q, state)
         bottom = jnp.einsum("bnhd,bhd->bnh", q, jnp.sum(k, axis=1))
         return (top / (bottom[..., None] + eps)).astype(dtype), None
-    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) * (q.shape[-1] ** -0.5)
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if cap is not None:
+        logits = cap * jnp.tanh(logits / cap)
+    if bias is not None:
+        logits = logits + bias
     if mask is not None:
-        logits = jnp.where(mask[:, None, None, :], logits, -1e4)
+        logits = jnp.where(mask[:, None, None, :] if mask.ndim == 2 else mask[:, None], logits, -1e4)
     probabilities = jax.nn.softmax(logits, axis=-1)
     maps = None if capture is None else jnp.einsum("bhnm,bom->bhon", probabilities, capture.astype(jnp.float32))
     return jnp.einsum("bhnm,bmhd->bnhd", probabilities, v).astype(dtype), maps

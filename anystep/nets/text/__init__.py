@@ -1,4 +1,7 @@
-"""Prompt encoders, each a role of its own (`types.Text`). Import order inside: tokenizer, encoder."""
+"""Prompt encoders, each a role of its own (`types.Text`): the built-in one (`encoder`), and pretrained ones.
+
+Import order inside: tokenizer, encoder, layers, pretrained, t5, clip, gemma, bert.
+"""
 
 from anystep.nets.text.encoder import build
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from anystep.errors import UserError
 
-FAMILIES = ("sana", "flux")
+FAMILIES = ("sana", "flux", "text")
 
 
 class Peer(NamedTuple):
@@ -24,6 +24,8 @@ class Peer(NamedTuple):
     """(options, params, recorded) -> {name: array}: what is recorded in an io.npz, answered by our network, in the peer's shapes.
     `recorded` holds in_*; out_* and mid.* are None there, only their names are looked at."""
     file: str = "diffusion_pytorch_model.safetensors"  # what an export is called
+    known_as: Callable[[str], str | None] = lambda name: name
+    """What `names` calls a tensor of a file: releases add and drop prefixes. None: it holds no weights (a buffer, a tied copy)."""
 
 
 def find(config: dict, where) -> Peer:
