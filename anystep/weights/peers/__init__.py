@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from anystep.errors import UserError
 
-FAMILIES = ("sana",)
+FAMILIES = ("sana", "unet")
 
 
 class Peer(NamedTuple):
