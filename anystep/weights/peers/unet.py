@@ -211,20 +211,24 @@ def answers(o, params, recorded):
     out_no_mask without it; out_rect for in_rect, in_rect_text and the first timestep; out_jvp along in_dx, in_dt."""
     read = {name: jnp.asarray(value, jnp.float32) for name, value in recorded.items() if name.startswith("in_")}
 
-    def ask(x, step, text, mask=None):
-        x = x.transpose(0, 2, 3, 1)
-        return jax.jit(walk, static_argnums=0)(o, params, x, jnp.broadcast_to(step, len(x)), text, None if mask is None else mask > 0)
+    def ask(x, step, text, mask):
+        """A mask of ones is none: the recorded sizes share one compiled network."""
+        step = jnp.broadcast_to(step, len(x))
+        return jax.jit(walk, static_argnums=0)(o, params, x.transpose(0, 2, 3, 1), step, text, mask > 0)
 
     x, step, text = read["in_sample"], read["in_timestep"], read["in_encoder_hidden_states"]
-    mask = read.get("in_encoder_attention_mask")
-    prediction, seen = ask(x, step, text, mask)
-    found = {"out_sample": prediction.transpose(0, 3, 1, 2)}
+    ones = jnp.ones(text.shape[:2])
+    mask = read.get("in_encoder_attention_mask", ones)
+    answer, seen = ask(x, step, text, mask)
+    found = {"out_sample": answer}
     if "out_no_mask" in recorded:
-        found["out_no_mask"] = ask(x, step, text)[0].transpose(0, 3, 1, 2)
+        found["out_no_mask"], _ = ask(x, step, text, ones)
     if "out_rect" in recorded:
-        found["out_rect"] = ask(read["in_rect"], step.reshape(-1)[:1], read["in_rect_text"])[0].transpose(0, 3, 1, 2)
+        rect_text = read["in_rect_text"]
+        found["out_rect"], _ = ask(read["in_rect"], step.reshape(-1)[:1], rect_text, jnp.ones(rect_text.shape[:2]))
     if "out_jvp" in recorded:
-        found["out_jvp"] = derivative(lambda x, t: ask(x, t, text, mask)[0], x, step, read["in_dx"], read["in_dt"]).transpose(0, 3, 1, 2)
+        found["out_jvp"] = derivative(lambda x, t: ask(x, t, text, mask)[0], x, step, read["in_dx"], read["in_dt"])
+    found = {name: value.transpose(0, 3, 1, 2) for name, value in found.items()}
     found["mid.time_proj"] = unet.clock(jnp.broadcast_to(step, len(x)), o.widths[0])
     found["mid.conv_act"] = jax.nn.silu(seen["head/norm"]).transpose(0, 3, 1, 2)
     for peer, ours, layout, _ in modules(o):
@@ -234,7 +238,7 @@ def answers(o, params, recorded):
 
 def derivative(function, x, t, dx, dt):
     """Along (dx, dt). The one door to forward mode goes along (v, 1): here the clock runs dt times as fast."""
-    return total_derivative(lambda x, tau: (function(x, t + dt * tau), {}), x, jnp.zeros_like(t), None, dx)[1]
+    return total_derivative(lambda x, tau, _: (function(x, t + dt * tau), {}), x, jnp.zeros_like(t), None, dx)[1]
 
 
 def in_peers_order(y, layout):
