@@ -242,40 +242,44 @@ def test_parts_are_the_whole():
 
 @SLOW
 def test_capture():
-    model, params, _ = model_of("unet_v2")
-    x, t, s, cond = inputs(model, 10)
+    model, params, _ = model_of("unet_odd")
+    x, t, s, cond = inputs(model, 7)
     tokens = jnp.broadcast_to(jnp.eye(6), (2, 6, 6))
     plain = jax.jit(model.velocity)(params, x, t, s, cond)[0]
 
     def ask(*layers):
         u, aux = jax.jit(lambda *a: model.velocity(*a, capture=Capture(layers, tokens)))(params, x, t, s, cond)
         assert (u == plain).all()
-        return aux.get("maps")
+        return aux["maps"]
 
-    maps = ask(*range(11))  # down 2 + 2, middle 1, up 3 + 3
-    assert [m.shape for m in maps] == [(2, h, 6, n) for h, n in [(1, 64)] * 2 + [(2, 16)] * 2 + [(4, 4)] + [(2, 16)] * 3 + [(1, 64)] * 3]
+    maps = ask(3, 0, 1, 2)  # one on the way down, the middle, two on the way up
+    assert [m.shape for m in maps] == [(2, 2, 6, n) for n in (16, 16, 64, 64)]
     for m in maps:
         np.testing.assert_allclose(jnp.sum(m, axis=2), 1.0, atol=1e-5)
-    assert ask() is None
-    found = ask(8, 0)
-    assert found.shape == (2, 2, 1, 6, 64)
-    np.testing.assert_allclose(found, jnp.stack([maps[0], maps[8]]), atol=1e-6)
-    mixed = ask(4, 10)
-    assert [m.shape for m in mixed] == [maps[4].shape, maps[10].shape]
-    for layers in ((11,), (1, 1), (-1,)):
-        with pytest.raises(ValueError, match="0 to 10"):
-            model.velocity(params, x, t, s, cond, capture=Capture(layers, tokens))
+    found = ask(3, 2)
+    assert found.shape == (2, 2, 2, 6, 64)
+    np.testing.assert_allclose(found, jnp.stack(maps[2:]), atol=1e-6)
+
+
+def test_capture_of_what_is_not_there():
+    model, params, _ = model_of("unet_odd")
+    tokens = jnp.zeros((2, 6, 6))
+    h = {"y": None, "skips": ()}
+    for layers in ((4,), (1, 1), (-1,)):
+        with pytest.raises(ValueError, match="0 to 3"):
+            model.blocks(params, h, 0, model.depth, Capture(layers, tokens))
+    assert model.blocks(params, h, 2, 2, Capture((0, 1), tokens))[1] == {}
 
 
 @SLOW
 def test_derivative_in_time():
-    model, params, _ = model_of("unet_v2")
-    x, _, _, cond = inputs(model, 10)
-    t, v, h = jnp.array([0.31, 0.77]), jax.random.normal(jax.random.key(3), x.shape), 2e-4
+    model, params, _ = model_of("unet_odd")
+    x, _, _, cond = inputs(model, 7)
+    t, v, h = jnp.array([0.31, 0.77]), jax.random.normal(jax.random.key(3), x.shape), 5e-5  # 0.03 steps
     velocity = jax.jit(lambda x, t: model.velocity(params, x, t, t, cond)[0])
     u, slope, _ = jax.jit(lambda x, t: total_derivative(lambda x, t, s: model.velocity(params, x, t, s, cond), x, t, t, v))(x, t)
     difference = (velocity(x + h * v, t + h) - velocity(x - h * v, t - h)) / (2 * h)
-    assert np.abs(slope - difference).max() <= 1e-2 * np.abs(difference).max()
+    assert np.abs(slope - difference).max() <= 5e-3 * np.abs(difference).max()
     np.testing.assert_allclose(u, velocity(x, t), atol=1e-5 * float(np.abs(u).max()))
 
 
@@ -297,20 +301,21 @@ def test_every_leaf_learns_through_a_derivative():
 
 @SLOW
 def test_half_precision_and_remat():
-    model, params, _ = model_of("unet_v2")
-    x, t, s, cond = inputs(model, 10)
+    model, params, _ = model_of("unet_odd")
+    x, t, s, cond = inputs(model, 7)
     u = jax.jit(model.velocity)(params, x, t, s, cond)[0]
-    again = jax.jit(model_of("unet_v2", remat=True)[0].velocity)(params, x, t, s, cond)[0]
+    again = jax.jit(model_of("unet_odd", remat=True)[0].velocity)(params, x, t, s, cond)[0]
     np.testing.assert_allclose(again, u, rtol=1e-5, atol=1e-5)
-    half = jax.jit(model_of("unet_v2", dtype="bfloat16")[0].velocity)(params, x, t, s, cond)[0]
+    half = jax.jit(model_of("unet_odd", dtype="bfloat16")[0].velocity)(params, x, t, s, cond)[0]
     assert half.dtype == jnp.float32 and 1e-6 < jnp.abs(half - u).mean() < 0.05 * jnp.abs(u).max()
 
 
 @SLOW
 def test_a_fresh_network_says_nothing():
     """Zero-initialised as released: it predicts zero noise, and every residual branch is the identity."""
-    model = unet.build(fixture("unet_v2")[1])
+    model = unet.build(unet.Options((4, 4, 2), (4,), (1,), (True,), (False,), layers=1, text_width=3, groups=2))
     params = jax.jit(model.init)(jax.random.key(0))
-    x, t, s, cond = inputs(model, 10)
-    h = model.blocks(params, model.embed(params, x, t, s, cond), 0, model.depth)[0]
-    assert (model.head(params, h) == discrete.velocity_of(x, jnp.zeros_like(x), t, "epsilon")).all() and jnp.abs(h["y"]).max() > 0.1
+    x, t, s, cond = inputs(model, 3, side=4)
+    h = jax.jit(lambda params: model.blocks(params, model.embed(params, x, t, s, cond), 0, 2)[0])(params)
+    assert (h["y"] == h["skips"][0]).all() and jnp.abs(h["y"]).max() > 0.1
+    assert not jax.tree.reduce(lambda a, leaf: a + jnp.abs(leaf).sum(), params["head"]["conv"], 0.0)
