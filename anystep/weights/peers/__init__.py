@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from anystep.errors import UserError
 
-FAMILIES = ("sana", "flux", "text")
+FAMILIES = ("sana", "flux", "unet", "text")
 
 
 class Peer(NamedTuple):
