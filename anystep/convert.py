@@ -58,7 +58,8 @@ def main(argv):
 
 def inspect(folder):
     """A few lines about a folder of a peer's or of ours."""
-    from anystep.weights import DTYPES, describe, port
+    from anystep.weights import describe, port
+    from anystep.weights.folder import DTYPES
     from anystep.weights.peers import find
     from anystep.weights.tensors import Tensors
 
@@ -73,6 +74,8 @@ def inspect(folder):
         return "\n".join(["a model folder of anystep", *lines])
     peer = find(peers, Path(folder) / "config.json")
     options = peer.options(peers)
+    if "peer" not in config:
+        tensors.call(peer.known_as)
     lines.append(str(options))
     if "peer" not in config:
         lines.append(describe(port.compare(peer.names(options), port.shapes_of(peer, options), tensors)) or "fits")

@@ -14,7 +14,9 @@ def sinusoid(t, width, highest=1.0, span=1e4):
     """
     half = width // 2
     exponents = -np.float32(np.log(span)) * np.arange(half, dtype=np.float32) / np.float32(half)
-    frequencies = np.float32(highest) * np.exp(exponents.astype(np.float64)).astype(np.float32)  # float32 as in peers; its last bit from no device
+    frequencies = np.float32(highest) * np.exp(exponents.astype(np.float64)).astype(
+        np.float32
+    )  # float32 as in peers; its last bit from no device
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

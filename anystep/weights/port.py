@@ -10,7 +10,7 @@ import numpy as np
 
 from anystep.errors import UserError
 from anystep.tree import nest, paths
-from anystep.weights import CONFIG, DTYPES, WEIGHTS, Match, describe
+from anystep.weights.folder import CONFIG, DTYPES, WEIGHTS, Match, describe
 from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
@@ -78,6 +78,7 @@ def opened(folder, allow=()):
     """(peer, options, expected leaves, names that the file has, Tensors), checked."""
     config, tensors = peer_config(read_config(folder)), Tensors(folder)
     peer = find(config, Path(folder) / CONFIG)
+    tensors.call(peer.known_as)
     options = peer.options(config)
     expected, names = shapes_of(peer, options), peer.names(options)
     report = compare(names, expected, tensors)
@@ -216,7 +217,7 @@ def recording(folder):
 def errors(peer, options, params, recorded, wanted):
     """{name: largest difference over largest value}; infinite for what is not answered or has another shape."""
     given = {name: value if name.startswith("in_") else None for name, value in recorded.items()}  # nobody can peek
-    answers, out = jax.jit(lambda params: peer.answers(options, params, given))(params), {}
+    answers, out = peer.answers(options, params, given), {}
     for name in wanted:
         answer = np.asarray(answers[name], np.float64) if name in answers else np.array(np.nan)
         right = recorded[name].astype(np.float64)

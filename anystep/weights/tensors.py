@@ -13,7 +13,7 @@ import numpy as np
 import safetensors
 
 from anystep.errors import UserError
-from anystep.weights import DTYPES, refuse_pickles
+from anystep.weights.folder import DTYPES, refuse_pickles
 
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 INDEX = ".safetensors.index.json"
@@ -29,12 +29,12 @@ class Tensors:
         if not self.folder.is_dir():
             raise UserError(f"{folder}: no such folder")
         refuse_pickles(self.folder)
-        self.place, self.open, self.shapes, self.dtypes = {}, {}, {}, {}
+        self.place, self.shapes, self.dtypes = {}, {}, {}
         for file in self._files():
             with self._opened(file) as tensors:
                 for name in tensors.keys():
                     part = tensors.get_slice(name)
-                    self.place[name], self.shapes[name], self.dtypes[name] = file, tuple(part.get_shape()), part.get_dtype()
+                    self.place[name], self.shapes[name], self.dtypes[name] = (file, name), tuple(part.get_shape()), part.get_dtype()
         unknown = sorted(set(self.dtypes.values()) - set(DTYPES))
         if unknown:
             raise UserError(f"{folder}: dtype {', '.join(unknown)} is not supported, known are {', '.join(DTYPES)}")
@@ -66,8 +66,16 @@ class Tensors:
             raise UserError(f"{file}: not a sound safetensors file ({error})") from None
 
     def read(self, name):
-        with self._opened(self.place[name]) as tensors:  # opened anew: what is mapped and not closed stays in memory
-            return tensors.get_tensor(name)
+        file, called = self.place[name]
+        with self._opened(file) as tensors:  # opened anew: what is mapped and not closed stays in memory
+            return tensors.get_tensor(called)
+
+    def call(self, known_as):
+        """From now on by other names: known_as(name) for each, None leaves it out."""
+        names = {name: known_as(name) for name in self.place}
+        for what in ("place", "shapes", "dtypes"):
+            held = getattr(self, what)
+            setattr(self, what, {new: held[name] for name, new in names.items() if new is not None})
 
 
 def write(path, shapes, dtypes, arrays):

@@ -11,7 +11,7 @@ import numpy as np
 from anystep.errors import UserError
 from anystep.nets import mmdit
 from anystep.weights.names import SAME, layers, linear
-from anystep.weights.peers import Peer, refuse
+from anystep.weights.peers.contract import Peer, refuse
 
 CLASS = "FluxTransformer2DModel"
 DEFAULTS = {

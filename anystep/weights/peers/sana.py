@@ -8,7 +8,7 @@ from anystep.flow_map import total_derivative
 from anystep.nets import controlnet, sana
 from anystep.nets.blocks import LayerNorm, modulate, sinusoid
 from anystep.weights.names import DEPTHWISE, POINT, layers, linear, one, patch
-from anystep.weights.peers import Peer, refuse
+from anystep.weights.peers.contract import Peer, refuse
 
 FIXED = {"dropout": (0.0,), "norm_eps": (1e-6,), "guidance_embeds_scale": (0.1,), "qk_norm": (None, "rms_norm_across_heads")}
 BLOCK = "transformer_blocks.{}"
@@ -208,7 +208,14 @@ def control_answers(o, params, recorded):
     return {f"out_block_{k}": residual for k, residual in enumerate(found)}
 
 
+def at_once(answers):
+    """One compilation for all that is recorded."""
+    return lambda o, params, recorded: jax.jit(lambda params: answers(o, params, recorded))(params)
+
+
 PEERS = {
-    "SanaTransformer2DModel": Peer(options, config, names, lambda o: sana.build(o, o.text_width).init, answers),
-    "SanaControlNetModel": Peer(options, block_config, control_names, lambda o: controlnet.build(o, o.text_width).init, control_answers),
+    "SanaTransformer2DModel": Peer(options, config, names, lambda o: sana.build(o, o.text_width).init, at_once(answers)),
+    "SanaControlNetModel": Peer(
+        options, block_config, control_names, lambda o: controlnet.build(o, o.text_width).init, at_once(control_answers)
+    ),
 }

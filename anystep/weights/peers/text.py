@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from anystep.nets.text import bert, clip, gemma, t5
 from anystep.nets.text.layers import ACTIVATIONS
 from anystep.weights.names import layers, linear, one
-from anystep.weights.peers import Peer, refuse
+from anystep.weights.peers.contract import Peer, refuse
 
 ACTS = tuple(ACTIVATIONS)
 LAYER = re.compile(r"\b(?:block|layers?)\.(\d+)$")

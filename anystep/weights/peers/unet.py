@@ -11,7 +11,7 @@ from anystep.errors import UserError
 from anystep.flow_map import total_derivative
 from anystep.nets import unet
 from anystep.weights.names import CONV, DENSE, POINT, SAME, one
-from anystep.weights.peers import Peer, refuse
+from anystep.weights.peers.contract import Peer, refuse
 
 WHERE = "config.json"
 DOWN = {True: "CrossAttnDownBlock2D", False: "DownBlock2D"}
