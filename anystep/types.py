@@ -72,6 +72,20 @@ class Text(NamedTuple):
     prepend: Callable[[str, Array], Array]  # (words, tokens) -> tokens of the words and then the prompt, as `tokenize` would give them
 
 
+class Codec(NamedTuple):
+    """An autoencoder: pictures [B, H, W, 3] in [-1, 1] <-> latents [B, H / factor, W / factor, channels] float32 as the diffusion model
+    wants them, (latent - shift) * scale of the autoencoder's own. Deterministic: a distribution's mean."""
+
+    init: Callable[[Key], Params]
+    encode: Callable[[Params, Array], Array]  # (params, x) -> z
+    decode: Callable[[Params, Array], Array]  # (params, z) -> x, not clipped
+    factor: int  # pixels a side of one latent position
+    channels: int  # of a latent
+    scale: float = 1.0
+    shift: float = 0.0
+    moments: Callable[[Params, Array], tuple[Array, Array]] | None = None  # (params, x) -> (mean, std) of z, where z is drawn
+
+
 Velocity = Callable[[Array, Array, Array], tuple[Array, Aux]]  # (x, t, s) -> (u, aux); params and cond closed over
 
 

@@ -33,6 +33,7 @@ DENSE = Layout(np.transpose, np.transpose)  # [out, in] -> [in, out]
 CONV = Layout(lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))  # OIHW -> HWIO, depthwise ones too
 POINT = Layout(lambda a: a[:, :, 0, 0].T, lambda a: a.T[:, :, None, None])  # a 1x1 convolution that is a dense layer here
 DEPTHWISE = Layout(lambda a: a.reshape(len(a), 9).T, lambda a: a.T.reshape(-1, 1, 3, 3))  # [C, 1, 3, 3] -> [9, C]
+COUNT = Layout(lambda a: np.asarray(a, np.float32), lambda a: np.asarray(a, np.int64))  # batches that a norm has seen: exact below 2^24
 
 
 def patch(size):
@@ -61,7 +62,7 @@ def linear(ours, peers, bias=True, layout=DENSE, count=None):
 def to_ours(source, read):
     """Our array of a Source; `read(name)` gives the peer's."""
     if not source.stacked:
-        return np.ascontiguousarray(source.layout.ours(read(source.names[0])))
+        return np.asarray(source.layout.ours(read(source.names[0])), order="C")
     first = source.layout.ours(read(source.names[0]))
     out = np.empty((len(source.names), *first.shape), first.dtype)
     for layer, name in enumerate(source.names):
@@ -73,4 +74,4 @@ def to_peers(source, array, move=True):
     """(name, peer's array) of each tensor that our array holds; without `move` only views, for their shapes."""
     for layer, name in enumerate(source.names):
         turned = source.layout.peers(array[layer] if source.stacked else array)
-        yield name, np.ascontiguousarray(turned) if move else turned
+        yield name, np.asarray(turned, order="C") if move else turned
