@@ -10,7 +10,7 @@ import numpy as np
 
 from anystep.errors import UserError
 from anystep.tree import nest, paths
-from anystep.weights.folder import CONFIG, DTYPES, WEIGHTS, Match, describe
+from anystep.weights.folder import CONFIG, WEIGHTS, Match, describe
 from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
@@ -51,9 +51,8 @@ def compare(names, expected, tensors) -> Match:
     for ours, source in names.items():
         for tensor in source.names:
             if tensor in tensors.shapes:
-                empty = np.broadcast_to(np.float32(0), tensors.shapes[tensor])
                 want = tuple(expected[ours].shape[1:] if source.stacked else expected[ours].shape)
-                found = _shape(source.layout.ours, empty)
+                found = _shape(source.layout.ours, tensors.empty(tensor))
                 if found != want:
                     misshaped.append((tensor, want, found))
     return Match(tuple(sorted(needed - set(tensors.shapes))), tuple(sorted(set(tensors.shapes) - needed)), tuple(misshaped))
@@ -117,7 +116,7 @@ def bring(source, folder, dtype=None, allow=()):
 def bring_one(source, folder, dtype, allow):
     peer, options, expected, names, tensors = opened(source, allow)
     new = fresh(peer, options, set(expected) - set(names))
-    kept = {ours: _dtype(tensors.dtypes[names[ours].names[0]] if ours in names else "F32", dtype) for ours in expected}
+    kept = {ours: np.dtype(dtype) if dtype else new[ours].dtype if ours in new else moved(names[ours], tensors) for ours in expected}
 
     def arrays():
         for ours in expected:
@@ -136,8 +135,9 @@ def copy_plain(source, folder):
             shutil.copy(file, folder / file.name)
 
 
-def _dtype(found, asked):
-    return np.dtype(asked or DTYPES[found])
+def moved(source, tensors):
+    """The dtype of our leaf."""
+    return source.layout.ours(tensors.empty(source.names[0])).dtype
 
 
 def size(shape):
@@ -172,8 +172,8 @@ def give_one(source, folder):
         raise UserError(f"{source}: cannot be exported: {describe(Match(tuple(gone), tuple(said), ()))}")
     shapes, dtypes = {}, {}
     for ours, origin in names.items():
-        for tensor, empty in to_peers(origin, np.broadcast_to(np.int8(0), tensors.shapes[ours]), move=False):
-            shapes[tensor], dtypes[tensor] = empty.shape, _dtype(tensors.dtypes[ours], None)
+        for tensor, empty in to_peers(origin, tensors.empty(ours), move=False):
+            shapes[tensor], dtypes[tensor] = empty.shape, empty.dtype
     arrays = (pair for ours, origin in names.items() for pair in to_peers(origin, tensors.read(ours)))
     write(folder / peer.file, shapes, dtypes, arrays)
     (folder / CONFIG).write_text(json.dumps(peer.config(options), indent=1))

@@ -1,8 +1,8 @@
-"""Checkpoints of others: which network of ours one is, how its tensors are called there, and what it must answer. Import order inside:
-contract, sana, flux, unet, autoencoder, text.
+"""Checkpoints of others: which network of ours one is, how its tensors are called there, and what it must answer.
 
 A file a family. Each says PEERS: one `Peer` a class of the peer's. Numbers of peers are met to float32's last digits (`anystep weights
-verify`); how their code is written is their business.
+verify`); how their code is written is their business. Import order inside: contract, fields, sana, flux, unet, autoencoder_dc,
+autoencoder_kl, autoencoder, text.
 """
 
 import importlib

@@ -3,7 +3,7 @@
 from anystep.nets import dcae
 from anystep.nets.autoencoder import ACTIVATIONS
 from anystep.weights.names import CONV, COUNT, DEPTHWISE, POINT, linear, one
-from anystep.weights.peers import refuse
+from anystep.weights.peers.contract import refuse
 from anystep.weights.peers.fields import complete, demand
 
 STAGES = (128, 256, 512, 512, 1024, 1024)

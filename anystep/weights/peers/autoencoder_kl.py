@@ -3,7 +3,7 @@
 from anystep.nets import kl
 from anystep.nets.autoencoder import ACTIVATIONS
 from anystep.weights.names import CONV, POINT, linear, one
-from anystep.weights.peers import refuse
+from anystep.weights.peers.contract import refuse
 from anystep.weights.peers.fields import complete, demand
 
 FIELDS = {
