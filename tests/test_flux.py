@@ -94,6 +94,7 @@ def test_config_comes_back():
         ("num_layers", 0),
         ("num_single_layers", 1.5),
         ("guidance_embeds", "yes"),
+        ("axes_dims_rope", None),
         ("axes_dims_rope", [16, 56]),
         ("axes_dims_rope", [16, 56, 58]),
         ("axes_dims_rope", [15, 57, 56]),

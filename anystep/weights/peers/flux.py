@@ -25,14 +25,20 @@ SIZES = [name for name, value in DEFAULTS.items() if type(value) is int]
 def options(config):
     """mmdit.Options of a config.json; sample height and width, which it does not say, are those of a picture of 1024 pixels."""
     given = {name: value for name, value in config.get("config", config).items() if not name.startswith("_")}
-    refuse(dict.fromkeys(given), {name: () for name in set(given) - set(DEFAULTS) - {"class"}}, "config.json")
+    for name in sorted(set(given) - set(DEFAULTS) - {"class"}):
+        demand(name, given[name], False, f"fields {', '.join(DEFAULTS)}")
     c = DEFAULTS | given
     refuse(c, {"patch_size": (1,), "out_channels": (None, c["in_channels"]), "guidance_embeds": (True, False)}, "config.json")
     for name in SIZES:
         demand(name, c[name], type(c[name]) is int and c[name] > 0, "whole numbers from 1")
     demand("in_channels", c["in_channels"], c["in_channels"] % 4 == 0, "multiples of 4, for patches of 2 x 2")
     rope, width = c["axes_dims_rope"], c["attention_head_dim"]
-    sound = len(rope) == 3 and all(type(n) is int and n >= 0 and n % 2 == 0 for n in rope) and sum(rope) == width
+    sound = (
+        isinstance(rope, list | tuple)
+        and len(rope) == 3
+        and all(type(n) is int and n >= 0 and n % 2 == 0 for n in rope)
+        and sum(rope) == width
+    )
     demand("axes_dims_rope", rope, sound, f"three even numbers of sum {width}, the attention_head_dim")
     return mmdit.Options(
         shape=(128, 128, c["in_channels"] // 4),
