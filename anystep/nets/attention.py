@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 
 
-def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-6):
+def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-6, guard=False):
     """q [B, N, h, d], k and v [B, M, h, d], mask [B, M] bool -> (o [B, N, h, d], maps).
 
     capture [B, objects, M] contracts the text axis of the softmax probabilities: maps [B, h, objects, N] float32, or None without it.
-    A row whose keys are all masked attends evenly rather than giving NaN.
+    A row whose keys are all masked attends evenly rather than giving NaN. guard: a row of linear attention without any weight is divided
+    by one instead of eps. Its answer is zero either way; an eps whose cube is zero in float32 makes NaN of its second derivatives.
     """
     dtype = q.dtype
     q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
@@ -26,6 +27,7 @@ def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-6):
         state = jnp.einsum("bmhd,bmhe->bhde", k, v)
         top = jnp.einsum("bnhd,bhde->bnhe", q, state)
         bottom = jnp.einsum("bnhd,bhd->bnh", q, jnp.sum(k, axis=1))
+        bottom = jnp.where(bottom > 0, bottom, 1.0) if guard else bottom
         return (top / (bottom[..., None] + eps)).astype(dtype), None
     logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) * (q.shape[-1] ** -0.5)
     if mask is not None:
