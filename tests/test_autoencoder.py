@@ -1,4 +1,4 @@
-"""Autoencoders against diffusers by number and by name, their full-size names, tiles, derivatives. Fixtures: fixtures/make_autoencoder.py."""
+"""Autoencoders against diffusers by number and by name, full-size names, tiles, derivatives. Fixtures: fixtures/make_autoencoder.py."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import pytest
 from anystep import tree
 from anystep.errors import UserError
 from anystep.nets import dcae, kl
+from anystep.nets.attention import attend
 from anystep.nets.autoencoder import shares, tiled
 from anystep.types import Codec
 from anystep.weights import names, read_safetensors
@@ -21,6 +22,9 @@ FIXTURES = Path(__file__).parent / "fixtures"
 DCAE = ("dcae_conv", "dcae_pixel", "dcae_stem", "dcae_stem_conv")
 KL = ("kl_sd", "kl_flux", "kl_bare")
 CASES = pytest.mark.parametrize("case", DCAE + KL)
+SOME = pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in ("dcae_conv", "dcae_pixel") else c for c in DCAE + KL]
+)
 FULL = json.loads((FIXTURES / "autoencoder_full.json").read_text())
 
 
@@ -44,7 +48,7 @@ def picture(*shape, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
-@CASES
+@SOME
 def test_numbers(case):
     peer, _, options, _, params = load(case)
     with np.load(FIXTURES / f"autoencoder_{case}" / "io.npz") as file:
@@ -134,15 +138,15 @@ def test_refused_configs(name, change, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("case", ["dcae_conv", "kl_flux"])
+@pytest.mark.parametrize("case", ["dcae_stem_conv", "kl_flux"])
 def test_latents_are_what_the_diffusion_model_wants(case):
     codec, params = codec_of(case)
     peer, config, options, _, _ = load(case)
     with np.load(FIXTURES / f"autoencoder_{case}" / "io.npz") as file:
         x, latent, image = (file[name].transpose(0, 2, 3, 1) for name in ("in_image", "out_latent", "out_image"))
-    z = codec.encode(params, x)
+    z = jax.jit(codec.encode)(params, x)
     np.testing.assert_allclose(z, (latent - (config.get("shift_factor") or 0.0)) * config["scaling_factor"], atol=1e-5)
-    np.testing.assert_allclose(codec.decode(params, z), image, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(codec.decode)(params, z), image, atol=1e-5)
     assert z.shape[1] * codec.factor == x.shape[1] and z.shape[-1] == codec.channels
 
 
@@ -150,12 +154,13 @@ def test_moments_are_in_the_units_of_the_latent():
     codec, params = codec_of("kl_flux")
     with np.load(FIXTURES / "autoencoder_kl_flux" / "io.npz") as file:
         x, std = (file[name].transpose(0, 2, 3, 1) for name in ("in_image", "out_std"))
-    mean, spread = codec.moments(params, x)
-    assert (mean == codec.encode(params, x)).all()
+    mean, spread = jax.jit(codec.moments)(params, x)
+    np.testing.assert_allclose(mean, jax.jit(codec.encode)(params, x), atol=1e-6)
     np.testing.assert_allclose(spread, std * 0.3611, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["dcae_conv", "dcae_stem", "kl_sd"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["dcae_conv", "kl_sd"])
 def test_gradient_of_a_derivative(case):
     """Forward mode inside reverse mode, against a difference of the forward one."""
     codec, params = codec_of(case)
@@ -163,24 +168,37 @@ def test_gradient_of_a_derivative(case):
 
     def along(x):
         y, slope = jax.jvp(lambda x: codec.decode(params, codec.encode(params, x)), (x,), (dx,))
-        return jnp.sum(slope * jnp.cos(y)), y
+        return jnp.sum(slope * jnp.cos(y))
 
-    value, grad = jax.jit(jax.value_and_grad(lambda x: along(x)[0]))(x)
-    h = 1e-3
-    ahead, behind = (jax.jit(along)(x + step * dx)[0] for step in (h, -h))
+    value, grad = jax.jit(jax.value_and_grad(along))(x)
+    ahead, behind = (jax.jit(along)(x + step * dx) for step in (1e-3, -1e-3))
     assert np.isfinite(grad).all()
-    np.testing.assert_allclose(jnp.sum(grad * dx), (ahead - behind) / (2 * h), rtol=3e-2, atol=3e-3 * abs(value))
+    np.testing.assert_allclose(jnp.sum(grad * dx), (ahead - behind) / 2e-3, rtol=3e-2, atol=3e-3 * abs(value))
 
 
+def test_a_row_without_weight_has_derivatives():
+    """All of q below zero: nothing to divide, and 1e-15 cubed is nothing in float32."""
+    k, v = (jnp.asarray(picture(1, 5, 2, 4, seed=i)) for i in (1, 2))
+    q = jnp.asarray(picture(1, 5, 2, 4)).at[:, 2].set(-1.0)
+
+    def slope(k):
+        return jnp.sum(jax.jvp(lambda k: attend(q, k, v, "linear")[0], (k,), (jnp.cos(k),))[1] ** 2)
+
+    assert not attend(q, k, v, "linear")[0][:, 2].any()
+    assert jnp.isfinite(jax.jit(jax.grad(slope))(k)).all()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dcae_stem", "kl_sd"])
 def test_half_precision_stays_near(case):
     _, _, options, _, params = load(case)
     net = dcae if case in DCAE else kl
-    x = picture(1, 16, 16, 3)
     exact, rough = (net.build(options._replace(dtype=dtype)) for dtype in ("float32", "bfloat16"))
-    z = exact.encode(params, x)
-    assert rough.encode(params, x).dtype == jnp.float32
-    assert np.abs(rough.decode(params, z) - exact.decode(params, z)).max() < 0.05 * np.abs(exact.decode(params, z)).max()
+    z, near = (jax.jit(codec.encode)(params, picture(1, 8, 16, 3)) for codec in (exact, rough))
+    x, close = (jax.jit(codec.decode)(params, z) for codec in (exact, rough))
+    assert near.dtype == close.dtype == jnp.float32
+    for found, expected in ((near, z), (close, x)):
+        assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
 
 # Tiles.
@@ -238,15 +256,15 @@ def test_no_seam_shows_where_the_overlap_covers_what_a_tile_does_not_see():
     whole = codec.decode({}, z)
     error = [float(jnp.abs(tiled(codec, 8, overlap).decode({}, z) - whole).max()) for overlap in (0, 2, 4)]
     print("largest error for an overlap of 0, 2, 4:", error)
-    assert error[0] > 3 * error[1] > 4 * error[2]
+    assert error[1] < 0.65 * error[0] and error[2] < 0.35 * error[0]
 
 
-@pytest.mark.parametrize("case", ["dcae_pixel", "kl_flux"])
-def test_one_tile_is_the_codec_itself(case):
-    codec, params = codec_of(case)
-    cut, x = tiled(codec, 4, 2), picture(1, 16, 12, 3)
-    z = codec.encode(params, x)
-    assert (cut.encode(params, x) == z).all() and (cut.decode(params, z) == codec.decode(params, z)).all()
+def test_one_tile_is_the_codec_itself():
+    codec, params = codec_of("kl_bare")
+    cut, x = tiled(codec, 4, 2), picture(1, 8, 6, 3)
+    z = jax.jit(codec.encode)(params, x)
+    assert (jax.jit(cut.encode)(params, x) == z).all()
+    assert (jax.jit(cut.decode)(params, z) == jax.jit(codec.decode)(params, z)).all()
 
 
 def smooth(height, width, channels=4):
@@ -255,23 +273,25 @@ def smooth(height, width, channels=4):
     return jnp.asarray(0.7 * np.stack(waves[:channels], -1)[None], jnp.float32)
 
 
-@pytest.mark.parametrize("case, bound", [("dcae_conv", 0.1), ("kl_bare", 0.1)])
-def test_seams_of_networks_on_a_smooth_picture(case, bound):
-    """Random weights see the edge of a tile as far as trained ones do. The rms error relative to the untiled output's deviation, and the
-    largest step between neighbouring pixels, which a seam would raise."""
+@pytest.mark.slow
+@pytest.mark.parametrize("case, bound", [("dcae_conv", 0.4), ("kl_flux", 0.75)])
+def test_overlap_takes_the_seam_away(case, bound):
+    """On a smooth picture, against the untiled output and relative to its deviation: the rms of the error, and its seam, the largest step
+    from one row or column to the next (mean along it). Random weights, norms and attention over the whole picture: the error of a tile
+    stays, its edge goes."""
     codec, params = codec_of(case)
-    f = codec.factor
-    x = smooth(24 * f, 32 * f, 3)
-    z = codec.encode(params, x)
-    cut = tiled(codec, 16, 8)
-    for name, found, whole in (("encode", cut.encode(params, x), z), ("decode", cut.decode(params, z), codec.decode(params, z))):
-        assert found.shape == whole.shape
-        error = float(jnp.sqrt(jnp.mean((found - whole) ** 2)) / jnp.std(whole))
-        steps = [float(jnp.abs(jnp.diff(y, axis=2)).max()) for y in (found, whole)]
-        print(f"{case} {name}: rms error {error:.2e} of the deviation, largest step {steps[0]:.3f} against {steps[1]:.3f}")
-        assert error < bound and steps[0] < 1.1 * steps[1]
+    x = smooth(24 * codec.factor, 32 * codec.factor, 3)
+    z = jax.jit(codec.encode)(params, x)
+    for name, given in (("encode", x), ("decode", z)):
+        whole = jax.jit(getattr(codec, name))(params, given)
+        errors = [(jax.jit(getattr(tiled(codec, 16, o), name))(params, given) - whole) / jnp.std(whole) for o in (0, 8)]
+        rms = [float(jnp.sqrt(jnp.mean(error**2))) for error in errors]
+        seam = [max(float(jnp.abs(jnp.diff(error, axis=i)).mean((0, 3 - i, 3)).max()) for i in (1, 2)) for error in errors]
+        print(f"{case} {name}, overlap 0 and 8 of 16: rms {rms[0]:.3f} {rms[1]:.3f}, seam {seam[0]:.3f} {seam[1]:.3f}")
+        assert rms[1] < rms[0] and seam[1] < bound * seam[0]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_tile():
     """What XLA wants for temporaries grows with the picture only as one copy of it."""
     codec, params = codec_of("kl_sd")

@@ -16,7 +16,8 @@ def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-15, scale=No
 
     Logits are scaled by `scale` (None: d^-1/2), held in (-cap, cap) by tanh (2408.00118), and `bias` [1 or B, 1 or h, N, M] is added.
     capture [B, objects, M] contracts the text axis of the softmax probabilities: maps [B, h, objects, N] float32, or None without it.
-    A row whose keys are all masked attends evenly rather than giving NaN.
+    A row whose keys are all masked attends evenly rather than giving NaN. A row of linear attention without any weight is divided by one:
+    its answer is zero either way, but second derivatives of what is divided by eps are NaN where eps cubed is no number of float32.
     """
     dtype = q.dtype
     q, k, v = (a.astype(jnp.float32) for a in (q, k, v))
@@ -27,6 +28,7 @@ def attend(q, k, v, kind="softmax", mask=None, capture=None, eps=1e-15, scale=No
         state = jnp.einsum("bmhd,bmhe->bhde", k, v)
         top = jnp.einsum("bnhd,bhde->bnhe", q, state)
         bottom = jnp.einsum("bnhd,bhd->bnh", q, jnp.sum(k, axis=1))
+        bottom = jnp.where(bottom > 0, bottom, 1.0)
         return (top / (bottom[..., None] + eps)).astype(dtype), None
     logits = jnp.einsum("bnhd,bmhd->bhnm", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if cap is not None:

@@ -134,7 +134,7 @@ class MultiScaleAttention(nn.Module):
         y = jnp.concatenate([nn.Dense(inner, use_bias=False, dtype=self.dtype, name=name)(x) for name in "qkv"], axis=-1)
         copies = [Coarser(size, d, self.dtype, name=f"scale_{i}")(y) for i, size in enumerate(self.stage.scales)]
         y = jnp.concatenate([y, *copies], axis=-1).reshape(b, h * w, -1, 3 * d)
-        y, _ = attend(*jnp.split(y, 3, axis=-1), "linear", eps=1e-15)
+        y, _ = attend(*jnp.split(y, 3, axis=-1), "linear")
         y = nn.Dense(width, use_bias=False, dtype=self.dtype, name="out")(y.reshape(b, h, w, -1))
         return x + NORMS[self.stage.norm](self.dtype, name="norm")(y)
 

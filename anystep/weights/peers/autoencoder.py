@@ -10,7 +10,8 @@ import numpy as np
 
 from anystep.nets import dcae, kl
 from anystep.tree import paths
-from anystep.weights.peers import Peer, autoencoder_dc, autoencoder_kl
+from anystep.weights.peers import autoencoder_dc, autoencoder_kl
+from anystep.weights.peers.contract import Peer
 
 
 def dc_answers(o, params, recorded):
