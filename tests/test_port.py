@@ -21,7 +21,7 @@ from anystep.weights.tensors import Tensors, write
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = sorted(path.name for path in FIXTURES.iterdir() if (path / "io.npz").exists())
-QUICK = ("sana_sprint", "sana_control", "flux_dev", "unet_v1", "kl_v1", "dcae_conv")
+QUICK = ("sana_sprint", "sana_control")
 SPRINT = FIXTURES / "sana_sprint"
 FULL = {"_class_name": "SanaTransformer2DModel", "in_channels": 32, "out_channels": 32, "attention_head_dim": 32, "caption_channels": 2304}
 FULL |= {"mlp_ratio": 2.5, "sample_size": 32, "attention_bias": False, "norm_elementwise_affine": False}
@@ -47,7 +47,9 @@ LAYOUTS = {  # config -> tensors, parameters, crc32 of the sorted lines "name sh
 }
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECORDED])
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RECORDED if name.startswith("sana")]
+)
 def test_the_numbers_are_the_peers(name):
     met, lines = port.measure(FIXTURES / name, convert.CLOSE, convert.CLOSE_DERIVATIVE, low=False)
     assert met, lines
@@ -68,10 +70,12 @@ def test_there_and_back_is_the_same_bits(name, tmp_path):
     assert not convert.main(["import", str(FIXTURES / name), str(tmp_path / "ours")])
     assert not convert.main(["export", str(tmp_path / "ours"), str(tmp_path / "theirs")])
     before, after = Tensors(FIXTURES / name), Tensors(tmp_path / "theirs")
+    known_as = find(port.peer_config(port.read_config(FIXTURES / name)), name).known_as
+    before.call(known_as), after.call(known_as)
     assert before.shapes == after.shapes and before.dtypes == after.dtypes
     for tensor in before.shapes:
         assert before.read(tensor).tobytes() == after.read(tensor).tobytes(), tensor
-    said, found = (json.loads((folder / "config.json").read_text()) for folder in (FIXTURES / name, tmp_path / "theirs"))
+    said, found = (port.peer_config(port.read_config(folder)) for folder in (FIXTURES / name, tmp_path / "theirs"))
     peer = find(said, name)
     assert peer.options(said) == peer.options(found)
 
