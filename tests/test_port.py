@@ -21,7 +21,7 @@ from anystep.weights.tensors import Tensors, write
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RECORDED = sorted(path.name for path in FIXTURES.iterdir() if (path / "io.npz").exists())
-QUICK = ("sana_sprint", "sana_control")
+QUICK = ("sana_control",)
 SPRINT = FIXTURES / "sana_sprint"
 FULL = {"_class_name": "SanaTransformer2DModel", "in_channels": 32, "out_channels": 32, "attention_head_dim": 32, "caption_channels": 2304}
 FULL |= {"mlp_ratio": 2.5, "sample_size": 32, "attention_bias": False, "norm_elementwise_affine": False}
@@ -65,7 +65,9 @@ def test_a_wrong_number_is_seen_and_named(tmp_path, capsys):
     assert (said := capsys.readouterr().out).startswith("out_block_1: ") and "out_block_0" not in said
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize(
+    "name", [name if name.startswith(("sana_s", "text_clip", "kl")) else pytest.param(name, marks=pytest.mark.slow) for name in RECORDED]
+)
 def test_there_and_back_is_the_same_bits(name, tmp_path):
     assert not convert.main(["import", str(FIXTURES / name), str(tmp_path / "ours")])
     assert not convert.main(["export", str(tmp_path / "ours"), str(tmp_path / "theirs")])
