@@ -18,6 +18,7 @@ from anystep.types import Codec
 from anystep.weights import names, read_safetensors
 from anystep.weights.peers.autoencoder import PEERS
 
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).parent / "fixtures"
 DCAE = ("dcae_conv", "dcae_pixel", "dcae_stem", "dcae_stem_conv")
 KL = ("kl_sd", "kl_flux", "kl_bare")
@@ -159,7 +160,6 @@ def test_moments_are_in_the_units_of_the_latent():
     np.testing.assert_allclose(spread, std * 0.3611, rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dcae_conv", "kl_sd"])
 def test_gradient_of_a_derivative(case):
     """Forward mode inside reverse mode, against a difference of the forward one."""
@@ -188,7 +188,6 @@ def test_a_row_without_weight_has_derivatives():
     assert jnp.isfinite(jax.jit(jax.grad(slope))(k)).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dcae_stem", "kl_sd"])
 def test_half_precision_stays_near(case):
     _, _, options, _, params = load(case)
@@ -273,7 +272,6 @@ def smooth(height, width, channels=4):
     return jnp.asarray(0.7 * np.stack(waves[:channels], -1)[None], jnp.float32)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case, bound", [("dcae_conv", 0.4), ("kl_flux", 0.75)])
 def test_overlap_takes_the_seam_away(case, bound):
     """On a smooth picture, against the untiled output and relative to its deviation: the rms of the error, and its seam, the largest step
@@ -291,7 +289,6 @@ def test_overlap_takes_the_seam_away(case, bound):
         assert rms[1] < rms[0] and seam[1] < bound * seam[0]
 
 
-@pytest.mark.slow
 def test_memory_is_that_of_a_tile():
     """What XLA wants for temporaries grows with the picture only as one copy of it."""
     codec, params = codec_of("kl_sd")

@@ -19,12 +19,13 @@ from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers.flux import CLASS, PEERS
 
 PEER = PEERS[CLASS]
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = pytest.mark.parametrize("case", ["dev", "schnell", "ids"])
 TINY = mmdit.Options(
     (4, 6, 2), heads=2, head_width=8, double=2, single=2, rope=(2, 2, 4), text_width=6, pooled_width=5, guidance=True, second_time=True
 )
-UNROLLED = pytest.param({"scan": False, "masked": True}, marks=pytest.mark.slow)
+UNROLLED = {"scan": False, "masked": True}
 NETS = pytest.mark.parametrize("options", [{}, UNROLLED], ids=["scanned", "unrolled and masked"])
 
 
@@ -261,7 +262,6 @@ def loss_of(**options):
     return loss, jax.tree.map(lambda p: p / 2, params)
 
 
-@pytest.mark.slow
 def test_scan_unroll_and_remat_are_one_network():
     found = []
     for options in ({}, {"scan": False, "remat": True}):
@@ -271,7 +271,6 @@ def test_scan_unroll_and_remat_are_one_network():
         assert np.abs(a - b).max() <= 2e-5 * np.abs(b).max() + 1e-8
 
 
-@pytest.mark.slow
 def test_bfloat16_under_jvp_and_grad():
     found = []
     for options in ({}, {"dtype": "bfloat16", "remat": True}):
@@ -304,7 +303,7 @@ def test_which_parameters_speak():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, pytest.param({"dtype": "bfloat16", "remat": True, "masked": True, "scan": False}, marks=pytest.mark.slow)],
+    [{}, {"dtype": "bfloat16", "remat": True, "masked": True, "scan": False}],
     ids=["plain", "all options"],
 )
 def test_step_and_sampler_lower_for_accelerators(options):

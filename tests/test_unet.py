@@ -21,10 +21,10 @@ from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers.unet import PEERS
 
 PEER = PEERS["UNet2DConditionModel"]
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).with_name("fixtures")
 FULL = json.loads((FIXTURES / "unet_full.json").read_text())
 CASES = pytest.mark.parametrize("case", ["unet_v2", "unet_odd"])
-SLOW = pytest.mark.slow  # compiling a network of this kind takes longer than running it
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def fixture(case):
         return config, options, theirs, params, dict(io)
 
 
-@pytest.mark.parametrize("case", [pytest.param("unet_v2", marks=SLOW), "unet_odd"])
+@pytest.mark.parametrize("case", ["unet_v2", "unet_odd"])
 def test_answers_are_the_peers(case):
     _, options, _, params, recorded = fixture(case)
     answers = PEER.answers(options, params, recorded)
@@ -49,7 +49,6 @@ def test_answers_are_the_peers(case):
         assert np.abs(found - true).max() <= allowed * np.abs(true).max(), name
 
 
-@SLOW
 def test_one_timestep_for_all():
     _, options, _, params, recorded = fixture("unet_odd")
     few = {name: recorded[name][:1] for name in ("in_sample", "in_encoder_hidden_states", "out_sample")}
@@ -229,7 +228,6 @@ def inputs(model, width, rows=2, side=8):
     return x, t, s, cond | {"features": cond["features"][..., :width]}
 
 
-@SLOW
 def test_parts_are_the_whole():
     model, params, _ = model_of("unet_odd")
     x, t, s, cond = inputs(model, 7)
@@ -240,7 +238,6 @@ def test_parts_are_the_whole():
     assert (model.head(params, h) == whole).all()
 
 
-@SLOW
 def test_capture():
     model, params, _ = model_of("unet_odd")
     x, t, s, cond = inputs(model, 7)
@@ -271,7 +268,6 @@ def test_capture_of_what_is_not_there():
     assert model.blocks(params, h, 2, 2, Capture((0, 1), tokens))[1] == {}
 
 
-@SLOW
 def test_derivative_in_time():
     model, params, _ = model_of("unet_odd")
     x, _, _, cond = inputs(model, 7)
@@ -283,7 +279,6 @@ def test_derivative_in_time():
     np.testing.assert_allclose(u, velocity(x, t), atol=1e-5 * float(np.abs(u).max()))
 
 
-@SLOW
 def test_every_leaf_learns_through_a_derivative():
     model, params, _ = model_of("unet_odd", remat=True)
     x, _, _, cond = inputs(model, 7, side=4)
@@ -299,7 +294,6 @@ def test_every_leaf_learns_through_a_derivative():
         assert jnp.isfinite(leaf).all() and jnp.abs(leaf).max() > 0, name
 
 
-@SLOW
 def test_half_precision_and_remat():
     model, params, _ = model_of("unet_odd")
     x, t, s, cond = inputs(model, 7)
@@ -310,7 +304,6 @@ def test_half_precision_and_remat():
     assert half.dtype == jnp.float32 and 1e-6 < jnp.abs(half - u).mean() < 0.05 * jnp.abs(u).max()
 
 
-@SLOW
 def test_a_fresh_network_says_nothing():
     """Zero-initialised as released: it predicts zero noise, and every residual branch is the identity."""
     model = unet.build(unet.Options((4, 4, 2), (4,), (1,), (True,), (False,), layers=1, text_width=3, groups=2))
