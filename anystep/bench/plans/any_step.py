@@ -2,9 +2,10 @@
 
 The world was made harder than the demo's, nine silhouettes and nine colours, because with six and nine flow matching alone drew .93 of the
 dev prompts right at 32 steps and the aim was .6 to .9; nothing of it was changed after another method had been seen. The same for all:
-network, optimizer, steps, data, noise, and squares weighted by the root of their size for flow matching and Self-E. MeanFlow has its
-paper's adaptive weighting; jumps to s = 0 have the recipe of the demo: absolute values, four nodes, two hops, from step 800 on, guidance 2
-below t = .95. The twin's jumps to s > 0 share that recipe.
+network, optimizer, steps, data, noise, and squares weighted by the root of their size for flow matching, Self-E and MeanFlow. With its
+paper's adaptive weight beside them MeanFlow's rows drowned flow matching's, whose loss at the end was .35 where the others' was .27, and it
+drew .10 at 32 steps (seed 0): that run is not part of the study. Jumps to s = 0 have the recipe of the demo: absolute values, four nodes,
+two hops, from step 800 on, guidance 2 below t = .95. The twin's jumps to s > 0 share that recipe.
 
 A guided Euler step costs two evaluations, a restart step one. Checkpoints on the way come from the middle of one schedule: they are no
 shorter runs.
@@ -13,7 +14,7 @@ shorter runs.
 FLOW = ["flow_matching.share=1", "self_evaluation.share=0", "consistency.share=0"]
 SELF_E = ["flow_matching.share=1", "self_evaluation.share=1", "consistency.share=0", "self_evaluation.s_min=0.0"]
 MEAN_FLOW = [f"consistency.{field}" for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "at_noise=0.0", "start=0")]
-MEAN_FLOW += [f"consistency.{field}" for field in ("at_zero=0.0", "s_min=0.0", "tangent_norm=clip", "weighting=adaptive")]
+MEAN_FLOW += [f"consistency.{field}" for field in ("at_zero=0.0", "s_min=0.0", "tangent_norm=clip", "weighting=huber")]
 FAKE = ["self_evaluation.auxiliary_k=0.5", "self_evaluation.auxiliary_warmup=100"]
 HYBRID = ["flow_matching.share=1", "self_evaluation.share=1", "consistency.share=2", "self_evaluation.s_min=0.25"]
 TWIN = ["flow_matching.share=1", "consistency.share=3", "consistency.at_zero=0.6666667", "consistency.s_min=0.25"]
