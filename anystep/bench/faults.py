@@ -21,10 +21,10 @@ from anystep.cache import use_compile_cache
 from anystep.errors import UserError, run_main
 
 FAULTS = {  # name -> (what is done, function of (folder, seed, number) -> {"tried", "kept", "seen"}, number, of the short form)
-    "kills": ("SIGKILL at random times: SHA-256 of all state as undisturbed", runs.kills, 20, 2),
+    "kills": ("SIGKILL at random times: SHA-256 of all state as undisturbed", runs.kills, 20, 4),
     "rewinds": ("SIGKILL and SIGTERM around a rewind: SHA-256 of all state as undisturbed", runs.rewinds, 8, 0),
-    "window": ("SIGKILL within a save: nothing half-read", runs.window, 50, 4),
-    "flips": ("a bit flipped in a checkpoint: detected, or harmless", state.flips, 200, 12),
+    "window": ("SIGKILL within a save: nothing half-read", runs.window, 50, 6),
+    "flips": ("a bit flipped in a checkpoint: detected, or harmless", state.flips, 200, 20),
     "files": ("files truncated, zeroed, deleted, swapped: detected, or harmless", state.files, 40, 8),
     "terminate": ("SIGTERM to one of two processes: both save the same step, 42; then to one alone", runs.terminate, 2, 1),
     "orphan": ("SIGKILL to one of two processes: the other ends; both started again end as undisturbed", runs.orphan, 2, 0),
