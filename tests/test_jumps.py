@@ -105,9 +105,8 @@ def test_consistency_and_mean_flow_in_one_batch(batch):
     objective = bare(nodes=1, at_zero=0.7, s_min=0.25, teacher=Teacher("ema", 3.0))
 
     def answer(x, t, s, cond):
-        return (
-            0.5 * cond["bias"] + 10.0 * (s / jnp.maximum(t, 1e-6))[:, None]
-        )  # tells what was asked; the teacher, at s = t, says 10.5 or 10
+        """Tells what was asked; the teacher, at s = t, says 10.5 or 10."""
+        return 0.5 * cond["bias"] + 10.0 * (s / jnp.maximum(t, 1e-6))[:, None]
 
     g, metrics = gradients(objective, answer, toys.plain_batch(batch["x0"], cond, null))
     at_zero = np.isclose(g, 0.5 - (10.0 + 1.5), atol=1e-5).all(-1)

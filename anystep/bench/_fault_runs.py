@@ -125,12 +125,14 @@ def window(folder, seed, number):
     return {"tried": number, "kept": good, "seen": f"a save takes {statistics.median(seen):.2f} s; {half} half-written ones lie beside"}
 
 
-def two(folder, *more):
+def two(folder, *more, second=("-m", "anystep")):
+    """Both processes of a run; `second`: the program of the other one."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    return [start(folder / "run", *more, "--processes", f"localhost:{port},2,{i}") for i in range(2)]
+    programs = ("-m", "anystep"), second
+    return [start(folder / "run", *more, "--processes", f"localhost:{port},2,{i}", program=programs[i]) for i in range(2)]
 
 
 def until_step(workdir, step, processes, seconds=300):
@@ -242,13 +244,23 @@ main()
 
 
 def stuck(folder, seed, number):
-    run = start(folder / "run", program=("-c", STUCK))
-    until_step(folder / "run", 15, [run])
-    began = time.monotonic()
-    code, seconds = run.wait(120), time.monotonic() - began
-    said = said_by(folder / "run")
-    kept = code == 42 and "WATCHDOG" in said and "__next__" in said
-    return {"tried": 1, "kept": int(kept), "seen": f"code {code} after {seconds:.1f} s where 3 s are the least"}
+    """A process that is alone; then one of two, whose watchdog ends it, and the other notices."""
+    from anystep.mesh import HEARTBEAT
+
+    kept, seen = 0, []
+    for turn in range(number):
+        workdir = folder / str(turn) / "run"
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        runs = two(workdir.parent, second=("-c", STUCK)) if turn else [start(workdir, program=("-c", STUCK))]
+        until_step(workdir, 15, runs)
+        began = time.monotonic()
+        code, seconds = runs[-1].wait(120), time.monotonic() - began
+        others = [run.wait(120) for run in runs[:-1]]
+        noticed = time.monotonic() - began - seconds <= HEARTBEAT + 5 and 0 not in others
+        said = said_by(workdir)
+        kept += code == 42 and "WATCHDOG" in said and "__next__" in said and noticed
+        seen.append(f"code {code} after {seconds:.1f} s" + "".join(f", the other left with {other}" for other in others))
+    return {"tried": number, "kept": kept, "seen": "; ".join(seen) + " where 3 s are the least"}
 
 
 def disk(folder, seed, number):
