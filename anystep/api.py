@@ -17,43 +17,77 @@ from anystep.config import from_dict
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
-from anystep.nets.build import build_models, image_tokens
+from anystep.nets.build import build_models
 from anystep.path import from_flow_time
 from anystep.sampling import make
 from anystep.sampling import sample as run
 from anystep.state import EMA
 from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
-from anystep.types import Model, Text
-
-BATCH = 64  # prompts drawn at once: one compilation a step count, whatever the number of prompts
+from anystep.types import Codec, Drawing, Model, Text
+from anystep.weights import pipelines
 
 
 class Pipeline(NamedTuple):
-    """A network, its prompt encoder and the config both were built from. `draw` is compiled once for each number of steps."""
+    """A network, its prompt encoder and how both are drawn from; `draw` is compiled once for each number of steps and size.
+
+    Of a model that was trained here, `config` is what it was built from; one that draws latents has an autoencoder, `codec`.
+    """
 
     net: Model
     text: Text
-    config: Any  # ConfigDict
+    drawing: Drawing
     draw: Callable
+    config: Any = None  # ConfigDict
+    codec: Codec | None = None
+    decode: Callable | None = None  # codec.decode, compiled
+
+
+def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
+    """A Pipeline of its parts, without weights."""
+    fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "shape")
+    draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
+    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(codec.decode))
 
 
 def pipeline(config) -> Pipeline:
     """A Pipeline of a checked config, without weights."""
     models = build_models(config)
-    draw = jax.jit(
-        functools.partial(_draw, models), static_argnames=("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided")
+    return assemble(models["net"], models["text"], drawing_of(config), config)
+
+
+def drawing_of(config) -> Drawing:
+    """What a checked config says of drawing."""
+    e, law, learned = config.eval, config.objective.time, config.objective.consistency
+    return Drawing(
+        lambda steps, tokens: grid(steps, time_law(law, tokens).shift),
+        patch=1 if config.model.net == "mlp" else config.model.patch,
+        steps=tuple(e.steps),
+        sampler=e.sampler,
+        ask=e.ask,
+        scale=e.scale,
+        energy_preserving=e.energy_preserving,
+        interval=tuple(float(t) for t in e.interval),
+        eta=e.eta,
+        learned=learned.guidance if learned.share else 1.0,
+        jumps_anywhere=bool(learned.share and learned.at_zero < 1),
     )
-    return Pipeline(models["net"], models["text"], config, draw)
 
 
-def load(name, step=None) -> tuple[Pipeline, dict]:
-    """(model, params) of a model FOLDER (config.json + weights.safetensors) or of a work directory (the averaged weights of its newest
-    checkpoint, or of the one at `step`).
+def load(name, step=None, dtype=None) -> tuple[Pipeline, dict]:
+    """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
+    checkpoint, or of the one at `step`), or of a folder with the parts of a pipeline (model_index.json), a peer's or imported.
 
-    Raises UserError if there is neither, or if the weights do not fit the config.
+    `dtype` "float32" | "bfloat16": of a pipeline's activations. Raises UserError if there is none of these, or if the weights do not fit.
     """
     folder = folder_of(name)
+    if (folder / weights.PIPELINE).exists():
+        if step is not None:
+            raise UserError(f"model {str(name)!r}: a pipeline has no step {step}")
+        found = pipelines.read(folder, dtype or "float32")
+        return assemble(found.net, found.text, found.drawing, codec=found.codec), jax.device_put(found.params)
+    if dtype is not None:
+        raise UserError(f"dtype {dtype!r}: of pipelines only; a model that was trained here says it in config.model.dtype")
     if (folder / weights.WEIGHTS).exists():
         if step is not None:
             raise UserError(f"model {str(name)!r}: a model folder has no step {step}; give the work directory")
@@ -74,8 +108,9 @@ def load(name, step=None) -> tuple[Pipeline, dict]:
 def folder_of(name):
     """The folder of a model, or UserError."""
     folder = epath.Path(name)
-    if not (folder / weights.CONFIG).exists():
-        raise UserError(f"model {str(name)!r}: neither a model folder (config.json + weights.safetensors) nor a work directory")
+    if not (folder / weights.CONFIG).exists() and not (folder / weights.PIPELINE).exists():
+        kinds = "a model folder (config.json + weights.safetensors), a work directory or a pipeline (model_index.json)"
+        raise UserError(f"model {str(name)!r}: is none of {kinds}")
     return folder
 
 
@@ -88,17 +123,18 @@ def abstract_params(model: Pipeline):
 def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, **how) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
-    steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
-    scale. steer: Sampler -> Sampler. `how`, where the config should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
+    steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
+    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
     "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
-    [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError
-    for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
+    [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; noise [N, ...] to start from, else row i's depends on
+    (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt, size or number of steps, and for a scale that
+    could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
 
 def sample_array(
-    model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, eta=None, times=None
+    model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, eta=None, times=None, size=None, noise=None
 ) -> np.ndarray:
     """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
     if isinstance(prompts, str):
@@ -108,55 +144,90 @@ def sample_array(
     for name, word, known in (("sampler", sampler, SAMPLERS), ("ask", ask, ASKS)):
         if word not in (None, *known):
             raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
-    e = model.config.eval
-    sampler, ask = sampler or e.sampler, ask or e.ask
-    scale, inside = guidance(model.config, None if callable(guide) else guide, sampler, ask)
-    law = time_law(model.config.objective.time, image_tokens(model.config))
-    flow_times = grid(steps, law.shift) if times is None else jnp.asarray(times, jnp.float32)
+    d = model.drawing
+    sampler, ask = sampler or d.sampler, ask or d.ask
+    scale, inside = guidance(d, None if callable(guide) else guide, sampler, ask)
+    shape = shape_of(model, size)
+    if noise is not None and np.shape(noise) != (len(prompts), *shape):
+        raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
+    batch, tokens_each = d.batch, tokens_of(model, shape)
+    flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
-    for first in range(0, len(prompts), BATCH):
-        some = list(prompts[first : first + BATCH])
-        tokens = model.text.tokenize(some + [""] * (min(BATCH, max(len(prompts), 1)) - len(some)))
+    for first in range(0, len(prompts), batch):
+        some = list(prompts[first : first + batch])
+        tokens = model.text.tokenize(some + [""] * (min(batch, max(len(prompts), 1)) - len(some)))
         x = model.draw(
-            params,
+            {role: params[role] for role in ("net", "text")},
             tokens,
             null,
             tree.sample_keys(key, "noise", 0, jnp.arange(first, first + len(tokens))),
             flow_times,
             scale,
-            tuple(float(t) for t in e.interval),
-            number("eta", e.eta if eta is None else eta),
+            d.interval,
+            number("eta", d.eta if eta is None else eta),
             sampler=sampler,
             ask=ask,
-            energy_preserving=e.energy_preserving,
+            energy_preserving=d.energy_preserving,
             jumps=not inside,
             guide=guide if callable(guide) else None,
             steer=steer,
             guided=scale != 1.0 and inside != "all",
+            told=d.told,
+            shape=shape,
+            noise=noise if noise is None else jnp.asarray(filled(noise[first : first + batch], len(tokens)), jnp.float32),
         )
+        x = x if model.codec is None else model.decode(params["codec"], x)
         out.append(np.asarray(x)[: len(some)])
-    return np.concatenate(out) if out else np.zeros((0, *model.net.shape), np.float32)
+    return np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
 
 
-def guidance(config, scale, sampler, ask) -> tuple[float, str]:
-    """(guidance scale, which answers hold it already: "", "jumps" or "all"), `scale` None for the config's.
+def filled(rows, count):
+    """`rows` and copies of the last one: one compilation for a batch that is not full."""
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
-    A hybrid may have learned its jumps to s = 0 under guidance: there nothing is extrapolated a second time. Where only such jumps are
-    asked, the scale is that of the training, and a UserError tells whoever wants another.
+
+def shape_of(model, size):
+    """Shape of one sample of the network, for a picture of `size` = (height, width) pixels, None for the model's own."""
+    if size is None:
+        return tuple(model.net.shape)
+    factor, patch = model.codec.factor if model.codec else 1, model.drawing.patch
+    if len(size) != 2 or not all(isinstance(n, int) and n >= patch and n % patch == 0 for n in size):
+        raise UserError(f"size: {'x'.join(map(str, size))}, allowed are two multiples of {patch}, height and width")
+    return (*(n // factor for n in size), model.net.shape[-1])
+
+
+def picture_of(model, shape):
+    """[H, W, C] of what a sample of `shape` looks like at the door."""
+    return (*(n * model.codec.factor for n in shape[:2]), 3) if model.codec else shape
+
+
+def tokens_of(model, shape):
+    height, width, _ = picture_of(model, shape)
+    return height // model.drawing.patch * (width // model.drawing.patch)
+
+
+def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
+    """(guidance scale, which answers hold it already: "", "jumps" or "all"), `scale` None for the model's own.
+
+    A network that is told the scale holds it in all of them. A hybrid may have learned its jumps to s = 0 under guidance: there nothing is
+    extrapolated a second time. Where only such jumps are asked, the scale is that of the training, and a UserError tells whoever wants
+    another.
     """
-    learned, settings = config.objective.consistency, config.eval
-    if not (learned.share and learned.guidance != 1.0):
-        return number("guide", settings.scale if scale is None else scale), ""
-    by_way_of_data = sampler not in ("euler", "heun") and learned.at_zero < 1  # there a flow map is always asked for s = 0
+    wanted = number("guide", drawing.scale if scale is None else scale)
+    if drawing.told:
+        return wanted, "all"
+    if drawing.learned == 1.0:
+        return wanted, ""
+    by_way_of_data = sampler not in ("euler", "heun") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
     if sampler == "heun" or (ask != "zero" and not by_way_of_data):
-        return number("guide", settings.scale if scale is None else scale), "jumps"
+        return wanted, "jumps"
     if scale is not None:
         raise UserError(
             f"guidance scale {scale}: cannot act, because all that sampler {sampler!r} asks of this model was trained under guidance "
-            f"{learned.guidance:g}; with sampler 'euler' and ask 'now' the scale is free"
+            f"{drawing.learned:g}; with sampler 'euler' and ask 'now' the scale is free"
         )
-    return learned.guidance, "all"
+    return drawing.learned, "all"
 
 
 def number(name, value):
@@ -167,10 +238,12 @@ def number(name, value):
 
 
 def _draw(
-    models, params, tokens, null, keys, flow_times, scale, interval, eta, sampler, ask, energy_preserving, jumps, guide, steer, guided
-):
-    net, text = models["net"], models["text"]
+    net, text, params, tokens, null, keys, flow_times, scale, interval, eta,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, shape, noise,
+):  # fmt: skip
     cond = text.encode(params["text"], tokens)
+    if told:
+        cond = cond | {"guidance": jnp.full(tokens.shape[0], told * scale, jnp.float32)}
 
     def velocity_under(c):
         return lambda x, t, s: net.velocity(params["net"], x, t, s, c)
@@ -186,6 +259,6 @@ def _draw(
     if steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)
-    noise = tree.normal(pairs[:, 0], net.shape)
+    noise = tree.normal(pairs[:, 0], shape) if noise is None else noise
     x, _ = run(walker, pairs[:, 1], noise, from_flow_time(net.path, flow_times))
     return x * channels(net.scale, x) + channels(net.shift, x)

@@ -35,11 +35,13 @@ def main(argv):
     # ---------------------------------------------------------------- what is asked
     use_compile_cache()
     model, params = api.load(args.model)
-    settings = model.config.eval
+    if model.config is None:
+        raise UserError(f"--model {args.model!r}: was not trained here, so there is nothing that its pictures could be judged by")
+    settings = model.drawing
     how = {"sampler": args.sampler or settings.sampler, "ask": args.ask or settings.ask}
-    scale, inside = api.guidance(model.config, args.scale, **how)
+    scale, inside = api.guidance(settings, args.scale, **how)
     split = args.split or ("test" if model.config.data.kind == "shapes" else "dev")
-    metadata, judge, _, show = subject(model.config.data, args.prompts or settings.prompts, split, args.seed)
+    metadata, judge, _, show = subject(model.config.data, args.prompts or model.config.eval.prompts, split, args.seed)
     if judge is None:
         raise UserError(f"--model {args.model!r}: learned data.kind = {model.config.data.kind!r}, for which there is no judge")
 
@@ -50,9 +52,9 @@ def main(argv):
         drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=args.scale, eta=args.eta, **how)
         return drawn[count]
 
-    guide = {name: settings[name] for name in ("energy_preserving", "interval")} | how | {"scale": scale, "trained_in": inside}
+    guide = {"energy_preserving": settings.energy_preserving, "interval": settings.interval} | how | {"scale": scale, "trained_in": inside}
     guide |= {"eta": settings.eta if args.eta is None else args.eta} if how["sampler"].startswith("ddim") else {}
-    counts = args.steps or tuple(settings.steps)
+    counts = args.steps or settings.steps
     report = evals.any_step_report(draw, metadata, counts, judge, split=split, seed=args.seed, guide=guide)
 
     # ---------------------------------------------------------------- what a person sees

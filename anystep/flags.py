@@ -14,7 +14,7 @@ from anystep.errors import UserError
 from anystep.files import is_remote
 
 SAMPLERS, ASKS = ("euler", "heun", "restart", "ddim", "ddim_ratio"), ("next", "now", "zero", "half")
-MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE = 1000, 16, 2**31 - 1, 100.0
+MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE, MOST_SIDE = 1000, 16, 2**31 - 1, 100.0, 8192
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,6 +74,14 @@ def steps(text: str) -> tuple[int, ...]:
     if len(set(counts)) < len(counts):
         raise argparse.ArgumentTypeError(f"{_short(text)} names a step count twice")
     return counts
+
+
+def size(text: str) -> tuple[int, int]:
+    """A flag type: "512x768", height and width."""
+    height, cross, breadth = text.partition("x")
+    if not cross:
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not HEIGHTxWIDTH")
+    return whole(1, MOST_SIDE)(height), whole(1, MOST_SIDE)(breadth)
 
 
 def folder(path: Any, flag: str) -> epath.Path:

@@ -64,10 +64,12 @@ def _from_json(line: str, where: str) -> str:
 def parse(argv):
     """The checked flags; `prompts` is the list of prompts."""
     parser = flags.Parser(prog="anystep sample", description="Draw prompts at several step counts from the same noise, into one picture.")
-    parser.add_argument("--model", required=True, help="folder of a saved model, or work directory of a run")
+    parser.add_argument("--model", required=True, help="folder of a saved model or of a pipeline, or work directory of a run")
     parser.add_argument("--prompt", action="append", default=[], help="what to draw; may be given several times")
     parser.add_argument("--prompts", default="", help="file with one prompt a line, or GenEval metadata (.jsonl)")
     flags.add_drawing(parser)
+    parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations (default: float32)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the noise")
     parser.add_argument("--out", default="grid.png", help="PNG to write")
     args = parser.parse_args(argv)
@@ -92,17 +94,17 @@ def main(argv):
     from anystep.cache import use_compile_cache
 
     use_compile_cache()
-    model, params = api.load(args.model)
-    if model.net.shape[-1] != 3:
+    model, params = api.load(args.model, dtype=args.dtype)
+    height, width, colours = api.picture_of(model, api.shape_of(model, args.size))
+    if colours != 3:
         raise UserError(f"--model {args.model!r}: draws samples of shape {list(model.net.shape)}, a grid needs pictures")
-    steps, settings = args.steps or tuple(model.config.eval.steps), model.config.eval
-    how = {"sampler": args.sampler or settings.sampler, "ask": args.ask or settings.ask}
-    scale, _ = api.guidance(model.config, args.scale, **how)
-    height, width, _ = model.net.shape
+    steps = args.steps or model.drawing.steps
+    how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}
+    scale, _ = api.guidance(model.drawing, args.scale, **how)
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:
         pictures = f"{len(args.prompts)} x {len(steps)} pictures of {height} x {width}"
         raise UserError(f"--prompts: {pictures} are {pixels:,} pixels, a page has at most {PAGE:,}")
-    how |= {"seed": args.seed, "guide": args.scale, "eta": args.eta}
+    how |= {"seed": args.seed, "guide": args.scale, "eta": args.eta, "size": args.size}
     drawn = {count: api.sample(model, params, args.prompts, steps=count, **how) for count in steps}
     logs.save(logs.strip(drawn, args.prompts), args.out)
     counts = ", ".join(map(str, steps))

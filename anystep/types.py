@@ -115,6 +115,24 @@ class Sampler(NamedTuple):
     step: Callable[..., tuple[SamplerState, Any]]
 
 
+class Drawing(NamedTuple):
+    """How a model is drawn where its user does not say otherwise."""
+
+    times: Callable[[int, int], Array]  # (steps, tokens of a picture) -> flow times [steps + 1], from 1 to 0
+    patch: int  # pixels a side of one token
+    steps: tuple[int, ...]  # counts worth looking at
+    sampler: str
+    ask: str
+    scale: float = 1.0  # of guidance
+    told: float = 0.0  # not 0: the network reads told * scale from cond["guidance"], and nothing is extrapolated
+    energy_preserving: bool = False
+    interval: tuple[float, float] = (0.0, 1.0)  # flow times between which guidance acts
+    eta: float = 1.0
+    learned: float = 1.0  # guidance that jumps were trained under
+    jumps_anywhere: bool = False  # not to s = 0 alone
+    batch: int = 64  # prompts at once: one compilation a step count, whatever the number of prompts
+
+
 class TrainState(NamedTuple):
     """Arrays only; models, optimizers and config are closed over."""
 

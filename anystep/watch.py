@@ -11,7 +11,7 @@ import sys
 import jax
 
 from anystep import evals, logs
-from anystep.api import BATCH, pipeline, sample_array
+from anystep.api import pipeline, sample_array
 from anystep.subjects import subject
 
 
@@ -22,7 +22,7 @@ class Watch:
     def __init__(self, config, workdir, writer):
         self.config, self.workdir, self.writer = config, workdir, writer
         self.model = pipeline(config)
-        self.subject = subject(config.data, min(BATCH, config.eval.prompts)) if config.train.sample_every else None
+        self.subject = subject(config.data, min(self.model.drawing.batch, config.eval.prompts)) if config.train.sample_every else None
 
     def __call__(self, step, params):
         metadata, judge, _, show = self.subject

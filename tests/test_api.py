@@ -48,7 +48,7 @@ def test_a_scale_that_cannot_act_is_refused(models):
     """Every answer is a jump that was trained under guidance."""
     with pytest.raises(UserError, match=r"guidance scale 3.0: cannot act.* under guidance 2; with sampler 'euler' and ask 'now'"):
         drawn(models["inside"], 3.0, sampler="restart", ask="zero")
-    assert api.guidance(models["inside"][0].config, None, "restart", "zero") == (2.0, "all")
+    assert api.guidance(models["inside"][0].drawing, None, "restart", "zero") == (2.0, "all")
     assert np.isfinite(drawn(models["inside"], None, sampler="restart", ask="zero")).all()
 
 
@@ -67,7 +67,7 @@ def test_a_flow_map_by_way_of_the_data_is_asked_for_nothing_but_jumps(tmp_path):
     twin = tiny.config("smoke", tmp_path, *(f"--config.objective.{field}" for field in alone), "--config.data.batch=9")
     for sampler in ("restart", "ddim", "ddim_ratio"):
         for ask in ("next", "now", "half", "zero"):
-            assert api.guidance(twin, None, sampler, ask) == (2.0, "all")
+            assert api.guidance(api.drawing_of(twin), None, sampler, ask) == (2.0, "all")
             with pytest.raises(UserError, match="guidance scale 3.0: cannot act"):
-                api.guidance(twin, 3.0, sampler, ask)
-    assert api.guidance(twin, 3.0, "euler", "next") == (3.0, "jumps")
+                api.guidance(api.drawing_of(twin), 3.0, sampler, ask)
+    assert api.guidance(api.drawing_of(twin), 3.0, "euler", "next") == (3.0, "jumps")

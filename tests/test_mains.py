@@ -14,8 +14,8 @@ from PIL import Image
 import anystep
 import anystep.evaluate
 import anystep.sample
+from anystep import api as real
 from anystep import subjects
-from anystep.api import guidance
 from anystep.errors import UserError, run_main
 from anystep.shapes.caption import prompts
 from anystep.shapes.draw import draw
@@ -28,9 +28,11 @@ SEED = 3
 
 def config(kind="shapes"):
     data = WORLD._asdict() | {"kind": kind, "batch": 4, "path": "", "dev_share": 0.1, "modes": 8}
-    guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next"}
-    objective = {"consistency": {"share": 0, "guidance": 1.0}}
-    return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective})
+    guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next", "eta": 1.0}
+    objective = {"consistency": {"share": 0, "guidance": 1.0}, "time": {}}
+    return ConfigDict(
+        {"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective, "model": {"net": "sana", "patch": 4}}
+    )
 
 
 def stand_in(monkeypatch, kind="shapes"):
@@ -38,21 +40,24 @@ def stand_in(monkeypatch, kind="shapes"):
     scenes = {asked["prompt"]: make_scene(WORLD, SEED, i, "dev", KINDS[i % 6]) for i, asked in enumerate(prompts(WORLD, SEED, 24, "dev"))}
     calls = []
 
-    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None, eta=None):
+    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None, eta=None, size=None):
         calls.append((len(asked), steps, seed, guide, sampler, ask))
         grey = np.full((16, 16, 3), 10 * steps, np.uint8)
         return np.stack([draw(scenes[prompt], WORLD) if prompt in scenes and steps > 1 else grey for prompt in asked])
 
-    def load(name):
+    def load(name, dtype=None):
         if name == "nowhere":
             raise UserError("--model 'nowhere': no such\nmodel")
         shape = (1, 1, 2) if kind == "mixture2d" else (16, 16, 3)
-        return types.SimpleNamespace(net=types.SimpleNamespace(shape=shape), text=None, config=config(kind)), {}
+        net, asked = types.SimpleNamespace(shape=shape), config(kind)
+        return types.SimpleNamespace(net=net, text=None, codec=None, config=asked, drawing=real.drawing_of(asked)), {}
 
     def sample_array(*asked, **options):
         return sample(*asked, **options).astype(np.float32) / 127.5 - 1.0
 
-    fake = types.SimpleNamespace(load=load, sample=sample, sample_array=sample_array, guidance=guidance)
+    fake = types.SimpleNamespace(load=load, sample=sample, sample_array=sample_array)
+    for name in ("guidance", "shape_of", "picture_of"):
+        setattr(fake, name, getattr(real, name))
     monkeypatch.setitem(sys.modules, "anystep.api", fake)
     monkeypatch.setattr(anystep, "api", fake, raising=False)
     return calls

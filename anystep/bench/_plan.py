@@ -109,7 +109,7 @@ def _check_claim(name, plan, claim):
 def list_runs(plan, folder):
     """Every method's first seed, then the second seeds, ...: a study that is stopped early has something of everything. UserError for a
     config that does not do, or for a guidance scale that could not act."""
-    from anystep.api import guidance
+    from anystep.api import drawing_of, guidance
     from anystep.subjects import subject
 
     runs = []
@@ -122,7 +122,7 @@ def list_runs(plan, folder):
                 runs.append(Run(method, seed, place, arguments, configs.load(arguments)[0], [tuple(draw) for draw in spec["draws"]]))
     for run in runs:
         for sampler, ask, scale in run.draws:
-            guidance(run.config, scale, sampler, ask)
+            guidance(drawing_of(run.config), scale, sampler, ask)
     if len({run.folder for run in runs}) < len(runs):
         raise UserError(f"plan: two methods of {', '.join(plan['methods'])} would share a folder")
     asked = subject(runs[0].config.data, plan["prompts"], plan["split"])

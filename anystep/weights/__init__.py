@@ -1,9 +1,22 @@
-"""Weights on disk: our own folders, and other people's. Import order inside: folder, tensors, names, peers/, port."""
+"""Weights on disk, ours and other people's. Import order inside: folder, tensors, names, peers/, port, schedulers, pipelines."""
 
-from anystep.weights.folder import CONFIG, WEIGHTS, Match, describe, load_folder, match, read_safetensors, refuse_pickles, save_folder, take
+from anystep.weights.folder import (
+    CONFIG,
+    PIPELINE,
+    WEIGHTS,
+    Match,
+    describe,
+    load_folder,
+    match,
+    read_safetensors,
+    refuse_pickles,
+    save_folder,
+    take,
+)
 
 __all__ = [
     "CONFIG",
+    "PIPELINE",
     "WEIGHTS",
     "Match",
     "describe",

@@ -22,6 +22,7 @@ from anystep.files import write_whole
 from anystep.tree import nest, paths
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+PIPELINE = "model_index.json"  # a folder of such folders, as diffusers writes it
 REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".npy", ".h5")
 DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "BOOL": np.bool_,

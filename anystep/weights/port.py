@@ -10,12 +10,11 @@ import numpy as np
 
 from anystep.errors import UserError
 from anystep.tree import nest, paths
-from anystep.weights.folder import CONFIG, WEIGHTS, Match, describe
+from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match
 from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
 
-PIPELINE = "model_index.json"
 PLAIN = (".json", ".txt", ".model")  # tokenizers and schedulers: copied as they are
 
 
@@ -66,11 +65,23 @@ def _shape(layout, empty):
 
 
 def load(folder, allow=()):
-    """(Peer, options, params as nested numpy dicts) of a peer's folder. UserError for what does not fit, unless allowed: "unused" tensors
-    are left out, "missing" ones keep a fresh network's values."""
+    """(Peer, options, params as nested numpy dicts) of a folder of a peer's or one that was imported. UserError for what does not fit,
+    unless allowed: "unused" tensors are left out, "missing" ones keep a fresh network's values."""
+    config = read_config(folder)
+    if "peer" in config:
+        return load_ours(folder, config["peer"])
     peer, options, expected, names, tensors = opened(folder, allow)
     found = {ours: to_ours(source, tensors.read) for ours, source in names.items()}
     return peer, options, nest(found | fresh(peer, options, set(expected) - set(found)))
+
+
+def load_ours(folder, config):
+    peer, tensors = find(config, Path(folder) / CONFIG), Tensors(folder)
+    options = peer.options(config)
+    params = nest({name: tensors.read(name) for name in tensors.shapes})
+    if any(report := match(nest(shapes_of(peer, options)), params)):
+        raise UserError(f"{folder}: does not fit {config.get('_class_name', 'its config')}: {describe(report)}")
+    return peer, options, params
 
 
 def opened(folder, allow=()):

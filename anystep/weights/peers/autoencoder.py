@@ -57,6 +57,7 @@ PEERS = {
         autoencoder_dc.names,
         lambda o: dcae.build(o).init,
         dc_answers,
+        build=dcae.build,
     ),
     "AutoencoderKL": Peer(
         autoencoder_kl.options,
@@ -64,5 +65,6 @@ PEERS = {
         autoencoder_kl.names,
         lambda o: kl.build(o).init,
         kl_answers,
+        build=kl.build,
     ),
 }

@@ -17,6 +17,9 @@ class Peer(NamedTuple):
     """(options, params, recorded) -> {name: array}: what is recorded in an io.npz, answered by our network, in the peer's shapes.
     `recorded` holds in_*; out_* and mid.* are None there, only their names are looked at."""
     file: str = "diffusion_pytorch_model.safetensors"  # what an export is called
+    build: Callable | None = None
+    """A network's options -> Model, an autoencoder's -> Codec; a text encoder's (tokenizer, options, ...) -> Text. None where a pipeline
+    has no place for it."""
     known_as: Callable[[str], str | None] = lambda name: name
     """What `names` calls a tensor of a file: releases add and drop prefixes. None: it holds no weights (a buffer, a tied copy)."""
 

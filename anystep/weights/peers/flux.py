@@ -139,4 +139,4 @@ def answers(o, params, recorded):
     return every(params, recorded["in_hidden_states"], recorded["in_timestep"], cond)
 
 
-PEERS = {CLASS: Peer(options, config, names, init, answers)}
+PEERS = {CLASS: Peer(options, config, names, init, answers, build=mmdit.build)}

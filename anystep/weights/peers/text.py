@@ -297,7 +297,7 @@ def bert_more(o, params, recorded, ids, mask, found):
 
 
 def peer(options, config, names, net, known_as, more=lambda *_: {}):
-    return Peer(options, config, names, net.init, answers(net.encode, more), file="model.safetensors", known_as=known_as)
+    return Peer(options, config, names, net.init, answers(net.encode, more), file="model.safetensors", build=net.build, known_as=known_as)
 
 
 def clip_peer(projected):

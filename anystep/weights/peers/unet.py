@@ -248,4 +248,4 @@ def in_peers_order(y, layout):
     return y.reshape(len(y), -1, y.shape[-1]) if layout is DENSE else y.transpose(0, 3, 1, 2)
 
 
-PEERS = {"UNet2DConditionModel": Peer(options, config, names, init, answers)}
+PEERS = {"UNet2DConditionModel": Peer(options, config, names, init, answers, build=unet.build)}
