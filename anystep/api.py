@@ -89,8 +89,8 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
-    scale. steer: Sampler -> Sampler. `how`, where the config should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
-    "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
+    scale. steer: Sampler -> Sampler. `how`, where the config should not decide: sampler "euler" | "heun" | "dpm" | "restart" |
+    "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
     [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError
     for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
     """
@@ -148,8 +148,8 @@ def guidance(config, scale, sampler, ask) -> tuple[float, str]:
     learned, settings = config.objective.consistency, config.eval
     if not (learned.share and learned.guidance != 1.0):
         return number("guide", settings.scale if scale is None else scale), ""
-    by_way_of_data = sampler not in ("euler", "heun") and learned.at_zero < 1  # there a flow map is always asked for s = 0
-    if sampler == "heun" or (ask != "zero" and not by_way_of_data):
+    by_way_of_data = sampler not in ("euler", "heun", "dpm") and learned.at_zero < 1  # there a flow map is always asked for s = 0
+    if sampler in ("heun", "dpm") or (ask != "zero" and not by_way_of_data):
         return number("guide", settings.scale if scale is None else scale), "jumps"
     if scale is not None:
         raise UserError(
