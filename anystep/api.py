@@ -124,8 +124,8 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
-    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
-    "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
+    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "dpm" | "restart" |
+    "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
     [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; noise [N, ...] to start from, else row i's depends on
     (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt, size or number of steps, and for a scale that
     could not act (see `guidance`).
@@ -219,8 +219,8 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
         return wanted, "all"
     if drawing.learned == 1.0:
         return wanted, ""
-    by_way_of_data = sampler not in ("euler", "heun") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
-    if sampler == "heun" or (ask != "zero" and not by_way_of_data):
+    by_way_of_data = sampler not in ("euler", "heun", "dpm") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
+    if sampler in ("heun", "dpm") or (ask != "zero" and not by_way_of_data):
         return wanted, "jumps"
     if scale is not None:
         raise UserError(

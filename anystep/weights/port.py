@@ -197,17 +197,22 @@ def measure(folder, close, close_derivative, low=True):
     peer, options, params = load(folder)
     recorded = recording(Path(folder))
     wanted = [name for name in recorded if name.startswith(("out", "mid."))]
-    found = errors(peer, options, params, recorded, wanted)
     limits = {name: close_derivative if "jvp" in name else close for name in wanted}
-    broken = sorted((name for name in wanted if not found[name] <= limits[name]), key=lambda name: -found[name])
-    worst = max(wanted, key=lambda name: found[name] / limits[name])
-    lines = [f"{name}: {found[name]:.3g} of the largest value, allowed {limits[name]:g}" for name in broken]
+    met, lines = verdict(errors(peer.answers(options, params, given(recorded)), recorded, wanted), limits)
     if low and "dtype" in options._fields:
-        rough = errors(peer, options._replace(dtype="bfloat16"), params, recorded, wanted)
+        rough = errors(peer.answers(options._replace(dtype="bfloat16"), params, given(recorded)), recorded, wanted)
         lines.append(f"bfloat16: {max(rough.values()):.3g} at {max(rough, key=rough.get)}")
-    if not broken:
-        lines.insert(0, f"ok: {len(wanted)} arrays, worst {found[worst]:.3g} at {worst}")
-    return not broken, lines
+    return met, lines
+
+
+def verdict(found, limits):
+    """(whether no error is above its limit, lines that say so or name the others, the worst first); both {name: share of the largest
+    value}."""
+    broken = sorted((name for name in found if not found[name] <= limits[name]), key=lambda name: -found[name])
+    if broken:
+        return False, [f"{name}: {found[name]:.3g} of the largest value, allowed {limits[name]:g}" for name in broken]
+    worst = max(found, key=lambda name: found[name] / limits[name])
+    return True, [f"ok: {len(found)} arrays, worst {found[worst]:.3g} at {worst}"]
 
 
 def recording(folder):
@@ -225,10 +230,14 @@ def recording(folder):
     return recorded
 
 
-def errors(peer, options, params, recorded, wanted):
+def given(recorded):
+    """Only the names of what is asked: nobody can peek."""
+    return {name: value if name.startswith("in_") else None for name, value in recorded.items()}
+
+
+def errors(answers, recorded, wanted):
     """{name: largest difference over largest value}; infinite for what is not answered or has another shape."""
-    given = {name: value if name.startswith("in_") else None for name, value in recorded.items()}  # nobody can peek
-    answers, out = peer.answers(options, params, given), {}
+    out = {}
     for name in wanted:
         answer = np.asarray(answers[name], np.float64) if name in answers else np.array(np.nan)
         right = recorded[name].astype(np.float64)
