@@ -19,7 +19,7 @@ from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.build import build_models
 from anystep.path import from_flow_time
-from anystep.sampling import make
+from anystep.sampling import make, on_whole_steps
 from anystep.sampling import sample as run
 from anystep.state import EMA
 from anystep.subjects import to_uint8
@@ -45,7 +45,7 @@ class Pipeline(NamedTuple):
 
 def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
     """A Pipeline of its parts, without weights."""
-    fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "shape")
+    fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "whole", "shape")
     draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
     return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(codec.decode))
 
@@ -124,8 +124,8 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
-    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "dpm" | "restart" |
-    "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
+    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "dpm" | "restart" | "ddim" |
+    "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
     [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; noise [N, ...] to start from, else row i's depends on
     (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt, size or number of steps, and for a scale that
     could not act (see `guidance`).
@@ -152,6 +152,7 @@ def sample_array(
         raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
     batch, tokens_each = d.batch, tokens_of(model, shape)
     flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
+    begin, finish = d.ends(flow_times)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
     for first in range(0, len(prompts), batch):
@@ -165,6 +166,7 @@ def sample_array(
             flow_times,
             scale,
             d.interval,
+            (begin, finish),
             number("eta", d.eta if eta is None else eta),
             sampler=sampler,
             ask=ask,
@@ -174,11 +176,14 @@ def sample_array(
             steer=steer,
             guided=scale != 1.0 and inside != "all",
             told=d.told,
+            whole=d.whole,
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[first : first + batch], len(tokens)), jnp.float32),
         )
-        x = x if model.codec is None else model.decode(params["codec"], x)
-        out.append(np.asarray(x)[: len(some)])
+        if model.codec is None:
+            out.append(np.asarray(x)[: len(some)])
+        else:  # one picture at a time: a decoder's finest level takes more memory than the network
+            out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
     return np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
 
 
@@ -238,8 +243,8 @@ def number(name, value):
 
 
 def _draw(
-    net, text, params, tokens, null, keys, flow_times, scale, interval, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, shape, noise,
+    net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise,
 ):  # fmt: skip
     cond = text.encode(params["text"], tokens)
     if told:
@@ -255,10 +260,12 @@ def _draw(
         none = jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)(velocity)
+    if whole:
+        velocity = on_whole_steps(velocity, whole)
     walker = make(sampler, velocity, net, ask, eta)
     if steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)
     noise = tree.normal(pairs[:, 0], shape) if noise is None else noise
-    x, _ = run(walker, pairs[:, 1], noise, from_flow_time(net.path, flow_times))
-    return x * channels(net.scale, x) + channels(net.shift, x)
+    x, _ = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times))
+    return ends[1] * x * channels(net.scale, x) + channels(net.shift, x)

@@ -54,6 +54,8 @@ def main(argv):
             raise UserError(f"FOLDER: {args.folder!r} is the folder that is read")
         for place, count in port.bring(args.source, out, args.dtype, args.allow) if args.verb == "import" else port.give(args.source, out):
             print(f"{place}: {count} tensors")
+        if left := [name for name in port.NOT_OURS if args.verb == "import" and (Path(args.source) / name).is_dir()]:
+            print(f"{out}: without {', '.join(left)}, which no network here is")
 
 
 def inspect(folder):

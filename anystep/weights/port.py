@@ -10,21 +10,22 @@ import numpy as np
 
 from anystep.errors import UserError
 from anystep.tree import nest, paths
-from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match
+from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match, refuse_pickles
 from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
 
 PLAIN = (".json", ".txt", ".model")  # tokenizers and schedulers: copied as they are
+NOT_OURS = ("safety_checker", "feature_extractor", "image_encoder")  # of pipelines, which draw without them
 
 
-def read_config(folder):
-    """config.json of a folder. UserError where there is none."""
-    path = Path(folder) / CONFIG
+def read_config(folder, name=CONFIG):
+    """A JSON object in a folder. UserError where there is none."""
+    path = Path(folder) / name
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: has no {CONFIG}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: has no {name}") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(found, dict):
@@ -111,17 +112,23 @@ def fresh(peer, options, wanted):
 
 def bring(source, folder, dtype=None, allow=()):
     """Yields (folder written, tensors) for each component: a peer's folder `source`, or every one of a pipeline, becomes ours at `folder`.
-    One tensor of ours is in memory at a time. `dtype` None keeps each tensor's own."""
+    One tensor of ours is in memory at a time. `dtype` None keeps each tensor's own. Of a pipeline, what is NOT_OURS is left out, and
+    what is not there is null in its model_index.json, as diffusers writes it."""
     source, folder = Path(source), Path(folder)
     if not (source / PIPELINE).is_file():
         yield folder, bring_one(source, folder, dtype, allow)
         return
-    for part in sorted(path for path in source.iterdir() if path.is_dir()):
-        if any(part.glob("*.safetensors")):
+    index, brought = read_config(source, PIPELINE), set()
+    for part in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if part.name in NOT_OURS:
+            continue
+        brought.add(part.name)
+        if (part / CONFIG).is_file() and not part.name.startswith("tokenizer"):
             yield folder / part.name, bring_one(part, folder / part.name, dtype, allow)
         else:
             copy_plain(part, folder / part.name)
-    shutil.copy(source / PIPELINE, folder / PIPELINE)
+    kept = {name: [None, None] if isinstance(said, list) and name not in brought else said for name, said in index.items()}
+    (folder / PIPELINE).write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def bring_one(source, folder, dtype, allow):
@@ -140,6 +147,7 @@ def bring_one(source, folder, dtype, allow):
 
 
 def copy_plain(source, folder):
+    refuse_pickles(source)
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.suffix in PLAIN:
