@@ -58,11 +58,12 @@ def read(folder, dtype="float32") -> Parts:
     place = next((name for name in ("transformer", "unet") if (folder / name).is_dir()), None)
     if place is None:
         raise UserError(f"{folder}: has neither transformer/ nor unet/")
-    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype)
-    kind, schedule = KINDS[class_of(folder / place)], schedule_of(folder)
+    schedule = schedule_of(folder)
     if (place == "unet") != (schedule.betas is not None):
         answers = {"transformer": "flow", "unet": "epsilon, v_prediction"}[place]
         raise UserError(f"{folder / 'scheduler'}: is for networks that predict {schedule.predicts!r}; for {place}/ allowed {answers}")
+    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype)
+    kind = KINDS[class_of(folder / place)]
     if place == "unet":
         options = options._replace(predicts=schedule.predicts, betas=schedule.betas)
     net, patch = peer.build(options), kind.patch(options)
