@@ -90,9 +90,9 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
     scale. steer: Sampler -> Sampler. `how`, where the config should not decide: sampler "euler" | "heun" | "dpm" | "restart" |
-    "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
-    [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError
-    for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
+    "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow
+    times [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises
+    UserError for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
