@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from anystep import times
+from anystep.path import TRIG, to_flow_time
 from anystep.times import TimeLaw
 
 KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(40_000))
@@ -88,6 +89,11 @@ def test_discrete_steps(steps, spacing, offset, expected):
 
 
 def test_angles_of_sana_sprint():
+    """The published lists in flow time, and what the released pipeline walks."""
+    known = {1.5683: 0.9975, 1.3: 0.783, 1.1: 0.663, 0.6: 0.406, 0.0: 0.0, np.pi / 2: 1.0}
+    for steps, angles in times.SPRINT_ANGLES.items():
+        assert len(angles) == steps + 1
+        np.testing.assert_allclose(to_flow_time(TRIG, jnp.array(angles)), [known[angle] for angle in angles], atol=6e-4)
     assert times.scm_angles(1).tolist() == [1.5708, 0] and times.scm_angles(2).tolist() == [1.5708, 1.3, 0]
     np.testing.assert_allclose(times.scm_angles(2, middle=None), [1.5708, 0.7854, 0])
     np.testing.assert_allclose(times.scm_angles(3, first=1.5), [1.5, 1.0, 0.5, 0])

@@ -50,10 +50,7 @@ def measure(folder, close):
     file = next((folder / name for name in ("io.npz", "parity.npz") if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{folder}: has no config.json, nor a recording that needs none (io.npz, parity.npz)")
-    try:
-        recorded = dict(np.load(file, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
+    recorded = port.read_arrays(file)
     if {"texts", "ids", "mask", "tokens"} <= set(recorded):
         return report(*minilm(recorded), close)
     if "in_x" in recorded and any(name.startswith("timesteps_") for name in recorded):
@@ -82,9 +79,8 @@ def schedulers(recorded):
     """{name: our answer} for every case that is known."""
     found, counts = {}, {}
     for name in recorded:
-        if name.startswith("timesteps_"):
-            case, _, steps = name.removeprefix("timesteps_").rpartition("_")
-            counts.setdefault(case, []).append(int(steps))
+        if said := re.fullmatch(r"timesteps_(.+)_(\d+)", name):
+            counts.setdefault(said[1], []).append(int(said[2]))
     for case, some in counts.items():
         if config := config_of(case, recorded, max(some)):
             for steps, answers in trajectories(of_scheduler(config), some, recorded["in_x"]):
@@ -98,7 +94,7 @@ def config_of(case, recorded, steps):
         if said := re.fullmatch(pattern, case):
             config = {field: float(said[1]) if value is float else value for field, value in config.items()}
             if config.get("use_dynamic_shifting"):  # no name says mu: it is that of the last time, 1 / 1000 before the warp
-                last = float(recorded[f"sigmas_{case}_{steps}"][-2])
+                last = float(recorded[f"timesteps_{case}_{steps}"][-1]) / 1000
                 mu = float(np.log(999 * last / (1 - last))) if steps > 1 else 0.0
                 config |= {"base_shift": mu, "max_shift": mu}
             return config
@@ -160,7 +156,7 @@ def sprint(folder, recorded):
     """{name: our answer} of SANA-Sprint's loop as it is drawn here: on the linear path, by the grid of its scheduler's config."""
     _, options, params = port.load(folder)
     model = sana.build(options._replace(time_scale=1.0), options.text_width)  # as recorded, the network's own clock
-    cond = cond_of(recorded, mask=recorded["in_encoder_attention_mask"]) | {"guidance": jnp.asarray(recorded["in_guidance"])}
+    cond = cond_of(recorded, mask=recorded.get("in_encoder_attention_mask")) | {"guidance": jnp.asarray(recorded["in_guidance"])}
     schedule = of_scheduler({"_class_name": "SCMScheduler"})
     noises, found = jnp.stack([nhwc(noise) for noise in noises_of(recorded)]), {}
     sampler = make(schedule.sampler, lambda x, t, s: model.velocity(params, x, t, s, cond), model)
