@@ -74,7 +74,8 @@ def dpm(velocity, path) -> Sampler:
         x <- jump + (h / 2 h_before) (alpha_next - sigma_next alpha / sigma) (x0 - x0_before)
 
     Like `heun` on the diagonal s = t. The first step, which has no x0_before, and one to the data end, where h is infinite, are Euler's:
-    so are diffusers' for every number of steps where it ends at sigma = 0, whatever lower_order_final and euler_at_final say.
+    so are diffusers' for every number of steps where it ends at sigma = 0, whatever lower_order_final and euler_at_final say. Its order
+    counts steps of lambda, and those next to an end of an even grid do not become small.
     """
 
     def init(key, noise, t):
@@ -166,10 +167,10 @@ def sample(sampler: Sampler, key, noise, times):
 
 def on_whole_steps(velocity, count):
     """Velocity -> Velocity asked at floor(count t) / count: diffusers' DPM-Solver tells a network whole steps while it walks by exact ones.
-    A rounding of float32 below a whole step is taken for it."""
+    Where count t is whole but for a rounding, the two may be told neighbours."""
 
     def whole(t):
-        return jnp.floor(count * t + 1e-3) / count
+        return jnp.floor(count * t) / count
 
     return lambda x, t, s: velocity(x, whole(t), whole(s))
 

@@ -83,7 +83,7 @@ def grid(steps, shift=1.0, first=1.0, last=None):
 def discrete_steps(steps, spacing, offset=0, known=1000):
     """[steps] decreasing step numbers of a network that knows 0 to known - 1 (2305.08891, Tab. 2; diffusers' roundings).
 
-    "leading" from the lower end of each of `steps` parts, plus offset; "trailing" from its upper end; "linspace" both ends of all, not whole.
+    "leading": the lower end of each of `steps` parts, plus offset; "trailing": its upper end; "linspace": from end to end, not rounded.
     """
     number = np.arange(steps)
     if spacing == "leading":

@@ -134,6 +134,33 @@ def test_steps_of_the_table_are_integers():
         np.testing.assert_allclose((1 - t) ** 2 / ((1 - t) ** 2 + t**2), squared, rtol=2e-6)
 
 
+@pytest.mark.parametrize("betas", [("scaled_linear", 0.00085, 0.012), ("linear", 1e-4, 0.02)])
+def test_any_betas(betas):
+    """The table from the other end: all products anew. A network is asked at its own table's steps, between two near the middle."""
+    law, first, last = betas
+    spaced = [first + (last - first) * i / 999 for i in range(1000)]
+    if law == "scaled_linear":
+        spaced = [(first**0.5 + (last**0.5 - first**0.5) * i / 999) ** 2 for i in range(1000)]
+    for i in (0, 7, 400, 999):
+        squared = np.prod([1 - beta for beta in spaced[: i + 1]])
+        t = discrete.times_of(np.array([float(i)]), betas)
+        np.testing.assert_allclose((1 - t) ** 2 / ((1 - t) ** 2 + t**2), squared, rtol=1e-9)
+        np.testing.assert_allclose(discrete.step_number(jnp.asarray(t, jnp.float32), betas), i, rtol=1e-5)
+    np.testing.assert_allclose(discrete.step_number(jnp.asarray(discrete.times_of([400.5], betas), jnp.float32), betas), 400.5, atol=2e-3)
+
+
+def test_a_model_asks_at_its_own_betas(monkeypatch):
+    betas, asked = ("linear", 1e-4, 0.02), []
+    monkeypatch.setattr(unet, "clock", lambda step, width: (asked.append(step), jnp.zeros((2, width)))[1])
+    model, params, _ = model_of("unet_odd", betas=betas)
+    x, _, _, cond = inputs(model, 7)
+    t = jnp.asarray(discrete.times_of([250.0, 999.0], betas), jnp.float32)
+    h = model.embed(params, x, t, t, cond)
+    np.testing.assert_allclose(asked[0], [250, 999], rtol=1e-5)
+    prediction = unet.Head(fixture("unet_odd")[1]).apply({"params": params["head"]}, h["y"])
+    np.testing.assert_array_equal(model.head(params, h), discrete.velocity_of(x, prediction, t, "epsilon", betas))
+
+
 def test_steps_between_are_those_of_euler():
     ratio = np.array(FULL["sigma_over_alpha"])
     step = discrete.step_number(jnp.asarray(ratio / (1 + ratio), jnp.float32))

@@ -5,9 +5,9 @@ sigma = sqrt(1 - abar),
 
     x_vp = alpha x0 + sigma noise = (alpha + sigma) x_lin,        t = sigma / (alpha + sigma)                   (1)
 
-so step i is a point t_i of the linear path, with Stable Diffusion's betas t_0 = 0.028 to t_999 = 0.936. Below and above the network knows no step: it is asked at the
-last one it knows, about x at its own scale (so that pure noise has unit variance, as samplers of these networks start). What the answer
-says of data and noise is then taken at that step,
+so step i is a point t_i of the linear path, with Stable Diffusion's betas t_0 = 0.028 to t_999 = 0.936. Below and above the network
+knows no step: it is asked at the last one it knows, about x at its own scale (so that pure noise has unit variance, as samplers of these
+networks start). What the answer says of data and noise is then taken at that step,
 
     epsilon        x0 = (x_vp - sigma epsilon) / alpha,     noise = epsilon                    alpha >= alpha_999 = 0.068
     v_prediction   x0 = alpha x_vp - sigma v,               noise = sigma x_vp + alpha v       v = alpha noise - sigma x0 (2202.00512)

