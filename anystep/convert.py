@@ -4,8 +4,8 @@ import  SOURCE FOLDER   a diffusers or transformers folder (config.json + safete
                         (model_index.json), becomes ours
 export  SOURCE FOLDER   and back: what was imported, perhaps trained since, as the peer's own folder
 inspect FOLDER          its class, tensors and how they fit our network
-verify  FOLDER          runs our network on the inputs of io.npz and compares recorded outputs: ok, or the worst by name and exit code 1,
-                        also of our samplers on recordings of diffusers' schedulers, and of MiniLM: they have no weights beside them
+verify  FOLDER          runs our network on the inputs of io.npz and compares recorded outputs: ok, or the worst by name and exit code 1;
+                        the same for recordings without weights beside them, of diffusers' schedulers (our samplers) and of MiniLM
 
 Bits stay as they are unless --dtype asks otherwise. What is missing, unused or mis-shaped is named and refused; --allow lets the first two
 pass.
