@@ -19,6 +19,7 @@ from anystep.weights import port
 from anystep.weights.tensors import Tensors
 
 pytest.importorskip("tokenizers")
+pytestmark = pytest.mark.usefixtures("light_compilation")
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = ("sana_flow", "sana_sprint", "flux_dev", "flux_schnell", "sd1", "sd2")
 CLOSE = 2e-5  # of the largest value
@@ -26,13 +27,6 @@ SAID = {name: json.loads((FIXTURES / f"pipeline_{name}" / "cases.json").read_tex
 QUICK = (("sana_sprint", "one"),)  # what takes the time is to compile each network anew
 CASES = [(name, case) for name in NAMES for case in SAID[name]["cases"]]
 CASES = [pair if pair in QUICK else pytest.param(*pair, marks=pytest.mark.slow) for pair in CASES]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def half_the_time_to_compile():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache
@@ -249,6 +243,14 @@ def saying(file, **fields):
     return lambda folder: rewritten(folder / file, **fields)
 
 
+def put(part, fixture):
+    def change(folder):
+        shutil.rmtree(folder / part)
+        shutil.copytree(FIXTURES / fixture, folder / part)
+
+    return change
+
+
 SCHEDULER = "scheduler/scheduler_config.json"
 TRANSFORMERS = r"allowed SanaTransformer2DModel, FluxTransformer2DModel"
 REFUSED = {
@@ -258,6 +260,7 @@ REFUSED = {
     "no tokenizer": (without("tokenizer"), r"sana_flow/tokenizer: has no tokenizer, expected tokenizer\.json"),
     "network": (saying("transformer/config.json", _class_name="PixArt"), f"sana_flow/transformer: class 'PixArt' .*{TRANSFORMERS}"),
     "autoencoder": (saying("vae/config.json", _class_name="VQModel"), "sana_flow/vae: class 'VQModel' .* allowed AutoencoderDC, Auto"),
+    "latents": (put("vae", "autoencoder_kl_flux"), "sana_flow/vae: latents have 16 channels, those of transformer/ have 4"),
     "encoder": (saying("text_encoder/config.json", architectures=["Llama"]), "/text_encoder: class 'Llama' .* allowed Gemma2Model, Gemma2"),
     "scheduler": (saying(SCHEDULER, _class_name="LMSScheduler"), "/scheduler: .* class 'LMSScheduler' is not known; allowed FlowMatch"),
     "clock": (
@@ -289,6 +292,11 @@ def test_a_clock_that_is_not_here_is_refused(fields, said, tmp_path):
     rewritten(folder / SCHEDULER, **fields)
     with pytest.raises(UserError, match=f"sd2/scheduler: .*{said}"):
         api.load(folder)
+
+
+def test_a_dtype_that_is_not_here():
+    with pytest.raises(UserError, match="dtype: 'float16', allowed float32, bfloat16"):
+        api.load(FIXTURES / "pipeline_sana_flow", dtype="float16")
 
 
 def test_a_tokenizer_without_its_library(monkeypatch):

@@ -25,6 +25,7 @@ from anystep.weights import port
 from anystep.weights.folder import PIPELINE
 from anystep.weights.schedulers import ends, of_scheduler
 
+DTYPES = ("float32", "bfloat16")
 TOKENS_AT_ONCE = 4096  # of pictures drawn together: one of 1024 x 1024 by FLUX, four by SANA, one of 512 x 512 by SD
 INSTRUCTION = Path(__file__).with_name("sana_instruction.txt")  # what SANA was trained behind, word by word (SANA, Apache-2.0)
 
@@ -55,6 +56,8 @@ def read(folder, dtype="float32") -> Parts:
     A folder without its text encoders is read, too: only prompts are refused.
     """
     folder = Path(folder)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r}, allowed {', '.join(DTYPES)}")
     place = next((name for name in ("transformer", "unet") if (folder / name).is_dir()), None)
     if place is None:
         raise UserError(f"{folder}: has neither transformer/ nor unet/")
