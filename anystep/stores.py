@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -141,9 +142,12 @@ def table_of(folder, files: dict) -> tuple[np.ndarray, np.ndarray]:
     """(crc32 of the pictures' names, digests of the prompts' texts) of all shards, in the order of the records."""
     names, prompts = [np.zeros(0, np.uint32)], [np.zeros(0, np.uint64)]
     for name in sorted(name for name in files if name.endswith(KINDS[2])):
-        with np.load(Path(folder) / name, allow_pickle=False) as table:
-            names.append(table["names"])
-            prompts.append(table["prompts"])
+        try:
+            with np.load(Path(folder) / name, allow_pickle=False) as table:
+                names.append(table["names"])
+                prompts.append(table["prompts"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{Path(folder) / name}: not what was written ({error}); encode the store anew") from None
     return np.concatenate(names), np.concatenate(prompts)
 
 
@@ -177,19 +181,25 @@ def read_index(folder) -> dict:
     return index
 
 
-def verify(folder, index, whole: bool = True) -> None:
-    """UserError for a file that is not what the index says: size and number of records, and with `whole` every byte."""
-    for name, (size, sha, count) in index["files"].items():
+def verify(folder, whole: bool = True) -> None:
+    """UserError for a file of a store that is not what the index says: size and number of records, and with `whole` every byte."""
+    files = read_index(folder)["files"]
+    _check_sizes(folder, files)
+    for name, (_, sha, count) in files.items():
         file = Path(folder) / name
-        if not file.is_file():
-            raise UserError(f"{file}: is missing, the index names it")
-        found = [file.stat().st_size, None] if not whole else digest(file)
-        if found[0] != size or (whole and found[1] != sha):
-            raise UserError(
-                f"{file}: not what the index says ({'another digest' if found[0] == size else f'{found[0]:,} bytes of {size:,}'})"
-            )
+        if whole and digest(file)[1] != sha:
+            raise UserError(f"{file}: not what the index says (another digest); encode the store anew")
         if name.endswith(".array_record") and (records := len(_opened([file]))) != count:
-            raise UserError(f"{file}: {records:,} records, the index says {count:,}")
+            raise UserError(f"{file}: {records:,} records, the index says {count:,}; encode the store anew")
+
+
+def _check_sizes(folder, files):
+    for name, (size, _, _) in files.items():
+        file = Path(folder) / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            why = "is missing, the index names it" if found is None else f"not what the index says ({found:,} bytes of {size:,})"
+            raise UserError(f"{file}: {why}; encode the store anew")
 
 
 def _opened(files):
@@ -207,9 +217,7 @@ class Store:
     def __init__(self, folder):
         self.folder, self.index = Path(folder), read_index(folder)
         files = self.index["files"]
-        missing = [name for name in files if not (self.folder / name).is_file()]
-        if missing:
-            raise UserError(f"{self.folder / missing[0]}: is missing, the index names it")
+        _check_sizes(self.folder, files)
         self.names, self.hashes = table_of(self.folder, files)
         self.order = np.argsort(self.hashes, kind="stable")
         self.sources = [_opened([self.folder / name for name in sorted(files) if name.endswith(kind)]) for kind in KINDS[:2]]

@@ -8,25 +8,28 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 import tiny
 from folders import crc, pictures, take, texts
 
 import anystep
-from anystep import api, begin, encode, logs, stores, train, weights
+from anystep import begin, encode, logs, stores, train, weights
 from anystep import config as configs
+from anystep.api import frozen_text
 from anystep.data import describe, make_stream
 from anystep.data.albums import open_album
 from anystep.data.quarantine import Quarantine
 from anystep.errors import UserError
-from anystep.nets.build import build_models
+from anystep.nets.build import build_models, trained_roles
 from anystep.nets.text import bert
 from anystep.objectives import mix
-from anystep.tree import paths
+from anystep.optim import make_optimizer
+from anystep.state import init_state
+from anystep.subjects import to_uint8
+from anystep.train_step import make_train_step
 from anystep.types import Roles
-from anystep.weights import encoders, port
+from anystep.weights import encoders
 from anystep.weights.peers.text import PEERS
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -79,10 +82,11 @@ def section(path, **changes):
 
 
 def config(store, *more):
-    small = [f"--config.model.{field}" for field in ("width=16", "depth=2", "heads=2", "cross_heads=2", "scan=False", "dtype=float32")]
+    small = [f"--config.model.{field}" for field in ("width=16", "depth=1", "heads=2", "cross_heads=2", "scan=False", "dtype=float32")]
     small += [f"--config.train.{field}" for field in ("steps=6", "log_every=1", "sample_every=0")]
-    small += ["--config.data.batch=8", "--config.optim.warmup=1", "--config.objective.consistency.start=2", "--config.checkpoint.every=3"]
-    small += ["--config.eval.steps=1,2", "--config.eval.prompts=4", f"--config.data.path={store}", "--config.data.dev_share=0.3"]
+    small += ["--config.data.batch=8", "--config.optim.warmup=1", "--config.optim.name=adamw", "--config.checkpoint.every=3"]
+    small += ["--config.objective.consistency.share=0", "--config.eval.sampler=euler", "--config.eval.ask=now"]
+    small += ["--config.eval.steps=2", "--config.eval.prompts=2", f"--config.data.path={store}", "--config.data.dev_share=0.3"]
     return configs.load(["--config", "store", *small, *more])[0]
 
 
@@ -241,3 +245,201 @@ def test_latents_are_drawn_where_their_deviation_was_kept(source, tmp_path):
         assert abs((error / deviation).std() - 1) < 0.05
     again = take(make_stream(section(store), crc, 0, 12), 1)[0]
     np.testing.assert_array_equal(again["x0"], batches[0]["x0"])
+
+
+STALE = {
+    "unfinished": (lambda store: (store / "index.json").rename(store / "progress.json"), "is not finished"),
+    "none": (lambda store: (store / "index.json").unlink(), "is no store"),
+    "no JSON": (lambda store: (store / "index.json").write_text("{"), "not an index of a store"),
+    "no object": (lambda store: (store / "index.json").write_text("3"), "not an index of a store"),
+    "version": (lambda store: edit(store, version=7), "version 7, known is 1"),
+    "index": (lambda store: edit(store, albums=[11]), "not what was written"),
+    "missing": (lambda store: (store / "00001.pictures.array_record").unlink(), "00001.pictures.array_record: is missing"),
+    "short": (lambda store: cut(store / "00001.prompts.array_record"), "bytes of"),
+    "flipped": (lambda store: flip(store / "00001.pictures.array_record"), "another digest"),
+    "table": (lambda store: flip(store / "00000.table.npz"), "another digest"),
+    "swapped": (
+        lambda store: shutil.copy(store / "00000.pictures.array_record", store / "00002.pictures.array_record"),
+        "00002.pictures.array_record: not what the index says",
+    ),
+}
+
+
+def edit(store, **changes):
+    file = store / "index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_stale_store_is_one_line_before_a_device_is_touched(what, store, tmp_path, monkeypatch):
+    folder, (spoil, said) = shutil.copytree(store, tmp_path / "store"), STALE[what]
+    asked = config(folder)
+    spoil(folder)
+    monkeypatch.setattr(jax, "devices", None)
+    with pytest.raises(UserError, match=said) as error:
+        begin.check(begin.pinned(asked), tmp_path / "run", [], ())
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_of_other_encoders_is_refused(text, store, tmp_path):
+    """A pipeline by its parts; an encoder with one more byte is another."""
+    pipe = tmp_path / "pipe"
+    shutil.copytree(CODEC, pipe / "vae")
+    with pytest.raises(UserError, match="config.data.autoencoder = .*: the store .* was made with another autoencoder"):
+        begin.check(config(store, f"--config.data.autoencoder={FIXTURES / 'autoencoder_kl_bare'}"), tmp_path, [], ())
+    begin.check(config(store, f"--config.data.autoencoder={CODEC}"), tmp_path, [], ())
+    other = shutil.copytree(text, tmp_path / "text")
+    assert stores.digest_of(other, stores.TEXT) == stores.digest_of(text, stores.TEXT) == stores.read_index(store)["made_with"]["text"]
+    (other / "tokenizer_config.json").write_text((other / "tokenizer_config.json").read_text() + " ")
+    with pytest.raises(UserError, match="config.data.pipeline = .*: the store .* was made with another text"):
+        begin.check(config(store, f"--config.data.pipeline={other}"), tmp_path, [], ())
+
+
+# What is trained
+
+
+def test_dropped_rows_see_the_null_prompt_and_the_others_their_own(store):
+    asked = config(store)
+    models = build_models(asked)
+    role = models["text"]
+    prompts = NAMES[:8]
+    batch = {"x0": jnp.zeros((8, 8, 8, 4)), "index": jnp.arange(8), "cond": {"tokens": role.tokenize(prompts)}}
+    roles = Roles({"net": {}, "text": {}}, {"net": {}, "text": {}}, {}, {})
+    seen = jax.jit(lambda batch: mix.prepare(models, roles, batch, jax.random.key(0), 0, 0.5))(batch)
+    dropped = np.asarray(seen["dropped"])
+    assert 0 < dropped.sum() < 8
+    for row, prompt in enumerate(prompts):
+        want = role.tokenize(["" if dropped[row] else prompt])
+        for name in ("features", "mask", "pooled"):
+            np.testing.assert_array_equal(seen["cond"][name][row], want[name][0])
+            np.testing.assert_array_equal(seen["null"][name][row], role.tokenize([""])[name][0])
+            np.testing.assert_array_equal(seen["ema_cond"][name], seen["cond"][name])
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    """A run of six steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    flags = ["--config.train.sample_every=6", f"--config.data.autoencoder={CODEC}"]
+    asked = config(store, *flags)
+    assert not train.train(asked, str(workdir), "", 0.0)
+    return workdir
+
+
+def test_a_run_on_a_store_learns_saves_resumes_and_draws(run, store, text, tmp_path, capsys):
+    losses = [row["loss"] for row in logs.read_rows(run / "metrics.jsonl") if "loss" in row]
+    assert len(losses) == 6 and np.isfinite(losses).all() and (run / "samples" / "6.png").stat().st_size > 500
+    (model, params), (_, loaded) = anystep.load(run), anystep.load(run / "model")
+    jax.tree.map(np.testing.assert_array_equal, params, loaded)
+    assert params["text"] == {} and params["codec"]
+    drawn = anystep.sample(model, params, [NAMES[3], ""], steps=2)
+    assert drawn.shape == (2, 16, 16, 3) and drawn.dtype == np.uint8
+
+    with pytest.raises(UserError, match=r"prompt 'a blue ring': is not among the 13 of the store .*; anystep.load\(\.\.\., text=FOLDER\)"):
+        anystep.sample(model, params, ["a blue ring"])
+    free, own = anystep.load(run, text=text)
+    both = anystep.sample(free, own, [NAMES[3], "a blue ring"], steps=2)
+    np.testing.assert_allclose(both[0].astype(int), drawn[0], atol=1)  # the prompt's padding is longer
+    assert (both[0] != both[1]).any()
+    with pytest.raises(UserError, match="text = .*: the store .* was made with another text"):
+        anystep.load(run, text=FIXTURES / "text_bert")
+
+
+@pytest.mark.slow
+def test_a_run_on_a_store_goes_on_bit_for_bit_and_not_on_another_store(run, store, source, text, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    (workdir / "model" / "weights.safetensors").unlink()
+    moved = shutil.copytree(store, tmp_path / "moved")
+    asked = config(moved, "--config.train.sample_every=6")
+    assert not train.train(asked, str(workdir), "", 0.0)
+    assert (workdir / "model" / "weights.safetensors").read_bytes() == (run / "model" / "weights.safetensors").read_bytes()
+    other = encoded(source, tmp_path / "other", "--text", text, "--autoencoder", CODEC)
+    with pytest.raises(UserError, match="was begun with another config .config.data.key: "):
+        train.train(config(other, "--config.train.sample_every=6"), str(workdir), "", 0.0)
+
+
+def test_latents_without_an_autoencoder_show_their_first_channels():
+    x = np.zeros((1, 2, 2, 4), np.float32)
+    x[..., 0], x[..., 3] = 2.0, -9.0
+    assert to_uint8(x).shape == (1, 2, 2, 3) and to_uint8(x)[0, 0, 0].tolist() == [255, 128, 128]
+
+
+# Text encoders that are not trained
+
+
+def frozen(folder, *more):
+    flags = ("--config.model.text.encoder=minilm", f"--config.model.text.folder={folder}", "--config.model.text.length=12")
+    return tiny.config("shapes", folder, *flags, "--config.objective.consistency.share=0", "--config.model.depth=1", *more)
+
+
+def test_a_pretrained_encoder_is_neither_trained_nor_saved(text):
+    asked = frozen(text)
+    models = build_models(asked)
+    optimizers = {role: make_optimizer(asked.optim, 6) for role in trained_roles(asked)}
+    state = init_state(models, optimizers, 0)
+    assert set(state.params) == {"net"} == set(state.ema["main"]) == set(state.opt)
+    params = {"text": frozen_text(asked)}
+    stream = make_stream(asked.data, models["text"].tokenize, 0, 8)
+    batch = next(stream)
+    assert batch["cond"]["tokens"].shape == (8, 12, 2)
+    before = jax.tree.map(np.array, params)
+    after, metrics = make_train_step(asked, models, optimizers)(state, params, batch)
+    assert np.isfinite(metrics["loss"]) and "grad_norm/text" not in metrics and metrics["grad_norm/net"] > 0
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert set(after.params) == {"net"}
+
+
+def test_an_encoder_is_read_as_its_peer_says_and_pinned_by_its_digest(text, tmp_path):
+    asked = begin.pinned(frozen(text))
+    assert asked.model.text.digest == stores.digest_of(text, stores.TEXT) and begin.pinned(asked) == asked
+    role, params = encoders.text_of(text, length=12)
+    tokens, mine = role.tokenize(["a red ring", ""]), build_models(asked)["text"]
+    np.testing.assert_array_equal(mine.tokenize(["a red ring", ""]), tokens)
+    np.testing.assert_array_equal(
+        jax.jit(mine.encode)(frozen_text(asked), tokens)["features"], jax.jit(role.encode)(params, tokens)["features"]
+    )
+    other = bert_folder(tmp_path / "other", 1)
+    wrong = configs.from_dict(configs.flatten(asked.to_dict()) | {"model.text.folder": str(other)})
+    with pytest.raises(UserError, match="holds another encoder than the one that the model was trained with"):
+        frozen_text(wrong)
+    moved = begin.pinned(frozen(shutil.copytree(text, tmp_path / "moved")))
+    (tmp_path / "config.json").write_text(json.dumps(asked.to_dict()))
+    begin.check(moved, tmp_path, [1], ())
+    with pytest.raises(UserError, match="was begun with another config .config.model.text.digest: "):
+        begin.check(begin.pinned(frozen(other)), tmp_path, [1], ())
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--config.model.text.encoder=stored",), "config.model.text.encoder = 'stored' .*: must be hashed or minilm without"),
+        (("--config.model.text.folder=x",), "config.model.text.folder = 'x' .*: must be '' for"),
+        (("--config.model.text.encoder=minilm", f"--config.model.text.folder={FIXTURES / 'text_t5'}"), "must hold a BertModel"),
+    ],
+)
+def test_text_encoders_that_do_not_do(flags, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        build_models(tiny.config("shapes", tmp_path, *flags))
+
+
+@pytest.mark.slow
+def test_a_run_with_a_pretrained_encoder_is_saved_without_it_and_draws(text, tmp_path):
+    asked = frozen(text, "--config.train.steps=2", "--config.checkpoint.every=1", "--config.eval.sampler=euler", "--config.eval.ask=now")
+    assert not train.train(asked, str(tmp_path / "run"), "", 0.0)
+    saved, params = weights.load_folder(tmp_path / "run" / "model")
+    assert set(params) == {"net"} and saved["model"]["text"]["digest"]
+    (model, params), (_, again) = anystep.load(tmp_path / "run"), anystep.load(tmp_path / "run" / "model")
+    assert set(params) == {"net", "text"}
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert anystep.sample(model, params, ["a red ring", "a red ring"], steps=2).shape == (2, 16, 16, 3)

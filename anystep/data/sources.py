@@ -46,8 +46,8 @@ def describe(data, split: str = "train") -> dict:
     if data.kind == "mixture2d":
         return {"shape": (1, 1, 2), "pictures": None}
     if data.kind == "store":
+        verify(data.path, data.verify)
         store = Store(data.path)
-        verify(store.folder, store.index, data.verify)
         for what in ("text", "autoencoder"):
             if data.pipeline and store.index["made_with"][what]:
                 check_made_with(store.folder, store.index, what, data.pipeline, "config.data.pipeline")
