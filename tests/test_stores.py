@@ -27,7 +27,7 @@ from anystep.objectives import mix
 from anystep.optim import make_optimizer
 from anystep.state import init_state
 from anystep.subjects import to_uint8
-from anystep.train_step import make_train_step
+from anystep.train_step import abstract_batch, make_train_step
 from anystep.types import Roles
 from anystep.weights import encoders
 from anystep.weights.peers.text import PEERS
@@ -120,7 +120,9 @@ class Killed(BaseException):
     """As SIGKILL: nothing of the program's own runs any more."""
 
 
-@pytest.mark.parametrize("at", ("picture", "close", "progress", "index"))
+@pytest.mark.parametrize(
+    "at", [pytest.param(at, marks=pytest.mark.slow) if at != "close" else at for at in ("picture", "close", "progress", "index")]
+)
 def test_a_killed_encode_goes_on_and_ends_with_the_same_bytes(at, source, text, store, tmp_path, monkeypatch):
     """Killed between two records, between the files of a shard, and before progress or index are written."""
     place = {"picture": "add_picture", "close": "close"}
@@ -232,6 +234,7 @@ def test_several_sources_are_mixed_by_weight(source, tmp_path):
     assert [x["cond"]["tokens"].tolist() for x in a] == [x["cond"]["tokens"].tolist() for x in b]
 
 
+@pytest.mark.slow
 def test_latents_are_drawn_where_their_deviation_was_kept(source, tmp_path):
     store = encoded(source, tmp_path / "store", "--autoencoder", CODEC, "--std", "--dtype", "float32")
     batches = take(make_stream(section(store), crc, 0, 12), 60)
@@ -314,7 +317,7 @@ def test_dropped_rows_see_the_null_prompt_and_the_others_their_own(store):
     role = models["text"]
     prompts = NAMES[:8]
     batch = {"x0": jnp.zeros((8, 8, 8, 4)), "index": jnp.arange(8), "cond": {"tokens": role.tokenize(prompts)}}
-    roles = Roles({"net": {}, "text": {}}, {"net": {}, "text": {}}, {}, {})
+    roles = Roles({"net": {}, "text": {}}, {"net": {}, "text": {}}, {"text": {}}, {})
     seen = jax.jit(lambda batch: mix.prepare(models, roles, batch, jax.random.key(0), 0, 0.5))(batch)
     dropped = np.asarray(seen["dropped"])
     assert 0 < dropped.sum() < 8
@@ -336,6 +339,7 @@ def run(store, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_on_a_store_learns_saves_resumes_and_draws(run, store, text, tmp_path, capsys):
     losses = [row["loss"] for row in logs.read_rows(run / "metrics.jsonl") if "loss" in row]
     assert len(losses) == 6 and np.isfinite(losses).all() and (run / "samples" / "6.png").stat().st_size > 500
@@ -380,24 +384,23 @@ def test_latents_without_an_autoencoder_show_their_first_channels():
 
 def frozen(folder, *more):
     flags = ("--config.model.text.encoder=minilm", f"--config.model.text.folder={folder}", "--config.model.text.length=12")
-    return tiny.config("shapes", folder, *flags, "--config.objective.consistency.share=0", "--config.model.depth=1", *more)
+    flags += ("--config.objective.consistency.share=0", "--config.model.depth=1", "--config.optim.name=adamw")
+    return tiny.config("shapes", folder, *flags, *more)
 
 
 def test_a_pretrained_encoder_is_neither_trained_nor_saved(text):
     asked = frozen(text)
     models = build_models(asked)
     optimizers = {role: make_optimizer(asked.optim, 6) for role in trained_roles(asked)}
-    state = init_state(models, optimizers, 0)
+    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     assert set(state.params) == {"net"} == set(state.ema["main"]) == set(state.opt)
-    params = {"text": frozen_text(asked)}
-    stream = make_stream(asked.data, models["text"].tokenize, 0, 8)
-    batch = next(stream)
-    assert batch["cond"]["tokens"].shape == (8, 12, 2)
-    before = jax.tree.map(np.array, params)
-    after, metrics = make_train_step(asked, models, optimizers)(state, params, batch)
-    assert np.isfinite(metrics["loss"]) and "grad_norm/text" not in metrics and metrics["grad_norm/net"] > 0
-    jax.tree.map(np.testing.assert_array_equal, params, before)
-    assert set(after.params) == {"net"}
+    tokens = next(make_stream(asked.data, models["text"].tokenize, 0, 8))["cond"]["tokens"]
+    batch = abstract_batch(asked, models)
+    assert batch["cond"]["tokens"].shape == tokens.shape == (8, 12, 2)
+    step = make_train_step(asked, models, optimizers)
+    after, metrics = jax.eval_shape(step, state, {"text": frozen_text(asked)}, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert "grad_norm/net" in metrics and "grad_norm/text" not in metrics
 
 
 def test_an_encoder_is_read_as_its_peer_says_and_pinned_by_its_digest(text, tmp_path):

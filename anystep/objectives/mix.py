@@ -42,8 +42,8 @@ def prepare(models, roles, batch, key, step, dropout, fake=False):
     more = {"fake": text.prepend(FAKE, tokens)} if fake else {}
     live, mean = roles.params["text"], roles.ema["text"]
     found = {"cond": text.encode(live, tokens), "null": of_null(live)}
-    if mean is live:  # a frozen encoder answers once
-        found |= {"ema_cond": found["cond"], "ema_null": found["null"]}
+    if "text" in roles.frozen:  # its own average: it answers once
+        found |= {"ema_cond": jax.lax.stop_gradient(found["cond"]), "ema_null": found["null"]}
     else:
         found |= {"ema_cond": jax.lax.stop_gradient(text.encode(mean, tokens)), "ema_null": of_null(mean)}
     return (
