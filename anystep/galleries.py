@@ -58,12 +58,11 @@ def begin(folder, kind: str, rows: list[dict], made: dict) -> None:
         for field in {**made, **found}:
             if found.get(field) != made.get(field):
                 raise UserError(f"--out {str(folder)!r}: holds pictures with {field} = {found.get(field)!r}, not {made.get(field)!r}")
-    elif any(folder.iterdir()):
+    elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"--out {str(folder)!r}: is not empty, and no export")
-    if kind == "geneval":
-        for number, row in enumerate(rows):
-            write_whole(folder / f"{number:05d}" / "metadata.jsonl", (json.dumps(row) + "\n").encode())
     write_whole(record, (json.dumps(made, indent=1) + "\n").encode())
+    for number, row in enumerate(rows) if kind == "geneval" else ():
+        write_whole(folder / f"{number:05d}" / "metadata.jsonl", (json.dumps(row) + "\n").encode())
 
 
 def write(folder, kind: str, prompts: list[str], count: int, draw, batch: int) -> int:

@@ -155,6 +155,8 @@ def test_what_is_told_in_part(prompt, expected, note):
         ("a dog near the middle of the image", '"near"'),
         ("a dog to the upper left of a cat", '"left of"'),
         ("two pianos next to each other", '"next to"'),
+        ("the cat's left of a dog", '"left of"'),
+        ("a dog above the left of a cat", '"above"'),
         ("a dog is left of it", '"left of"'),
         ("It is above the house", '"above"'),
         ("a dog not left of a cat", '"left of"'),

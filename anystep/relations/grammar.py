@@ -240,6 +240,8 @@ def _refusal(subject, thing, phrase):
     """Why two noun phrases are in no relation, or None."""
     if isinstance(thing, str):
         return thing
+    if subject.tokens[-1].low.endswith("'s"):
+        return f"{said(subject.tokens)} may be a verb's short form"
     if thing.bare and not subject.bare:
         return f"{said(thing.tokens)} after it is no thing"  # "near midnight", "under construction"
     if thing.picture:
