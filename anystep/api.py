@@ -91,14 +91,14 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the config's
     scale. steer: Sampler -> Sampler. `how`, where the config should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
     "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
-    [N + 1] from 1 to 0 instead of `steps`. Row i's noise depends on (seed, i) alone, not on steps or on the other prompts. Raises UserError
-    for a bad prompt or number of steps, and for a scale that could not act (see `guidance`).
+    [N + 1] from 1 to 0 instead of `steps`; first, the number of the first row. Row i's noise depends on (seed, first + i) alone, not on
+    steps or on the other prompts. Raises UserError for a bad prompt or number of steps and for a scale that could not act (`guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
 
 def sample_array(
-    model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, eta=None, times=None
+    model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, eta=None, times=None, first=0
 ) -> np.ndarray:
     """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
     if isinstance(prompts, str):
@@ -115,14 +115,14 @@ def sample_array(
     flow_times = grid(steps, law.shift) if times is None else jnp.asarray(times, jnp.float32)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
-    for first in range(0, len(prompts), BATCH):
-        some = list(prompts[first : first + BATCH])
+    for begin in range(0, len(prompts), BATCH):
+        some = list(prompts[begin : begin + BATCH])
         tokens = model.text.tokenize(some + [""] * (min(BATCH, max(len(prompts), 1)) - len(some)))
         x = model.draw(
             params,
             tokens,
             null,
-            tree.sample_keys(key, "noise", 0, jnp.arange(first, first + len(tokens))),
+            tree.sample_keys(key, "noise", 0, first + begin + jnp.arange(len(tokens))),
             flow_times,
             scale,
             tuple(float(t) for t in e.interval),
