@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a model: --config NAME|FILE --workdir DIR [--config.x.y=z ...]",
     "sample": "draw pictures for prompts with a trained model",
     "evaluate": "measure a trained model at every number of steps: report.json and report.png",
+    "parse": "what prompts say of left, right, above, below, near: anystep parse FILE",
     "ckpt": "list, verify or export the checkpoints of a run: anystep ckpt ls|verify|export WORKDIR",
     "weights": "bring checkpoints of others here and back: anystep weights import|export|inspect|verify",
     "encode": "pass captioned pictures through an autoencoder and a text encoder once, for training from a store",

@@ -167,16 +167,17 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
     scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "dpm" | "restart" | "ddim" |
     "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
-    [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; noise [N, ...] to start from, else row i's depends on
-    (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt, size or number of steps, and for a scale that
-    could not act (see `guidance`).
+    [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; first, the number of the first row: row i's noise depends on
+    (seed, first + i) alone, not on steps or on the other prompts; noise [N, ...] to start from instead. Raises UserError for a bad prompt,
+    size or number of steps, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
 
 def sample_array(
-    model, params, prompts, steps=4, seed=0, guide=None, steer=None, sampler=None, ask=None, eta=None, times=None, size=None, noise=None
-) -> np.ndarray:
+    model, params, prompts, steps=4, seed=0, guide=None, steer=None,
+    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0,
+) -> np.ndarray:  # fmt: skip
     """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
     if isinstance(prompts, str):
         raise UserError("prompts: a list of texts is expected, got one text")
@@ -193,22 +194,22 @@ def sample_array(
         raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
     batch, tokens_each = d.batch, tokens_of(model, shape)
     flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
-    begin, finish = d.ends(flow_times)
+    ends = d.ends(flow_times)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
-    for first in range(0, len(prompts), batch):
-        some = list(prompts[first : first + batch])
+    for row in range(0, len(prompts), batch):
+        some = list(prompts[row : row + batch])
         rows = min(batch, max(len(prompts), 1))
         tokens = model.text.tokenize(some + [""] * (rows - len(some)))
         x = model.draw(
             {role: params[role] for role in ("net", "text")},
             tokens,
             null,
-            tree.sample_keys(key, "noise", 0, jnp.arange(first, first + rows)),
+            tree.sample_keys(key, "noise", 0, first + row + jnp.arange(rows)),
             flow_times,
             scale,
             d.interval,
-            (begin, finish),
+            ends,
             number("eta", d.eta if eta is None else eta),
             sampler=sampler,
             ask=ask,
@@ -220,7 +221,7 @@ def sample_array(
             told=d.told,
             whole=d.whole,
             shape=shape,
-            noise=noise if noise is None else jnp.asarray(filled(noise[first : first + batch], rows), jnp.float32),
+            noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
         )
         if model.codec is None:
             out.append(np.asarray(x)[: len(some)])

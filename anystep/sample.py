@@ -1,64 +1,22 @@
-"""`anystep sample`: prompts in, one PNG out. Rows are prompts, columns step counts, the pictures of a row drawn from the same noise.
+"""`anystep sample`: prompts in, one PNG out. Rows are prompts, columns step counts, the pictures of a row drawn from the same noise. Or,
+with --export, the folders of pictures that a benchmark's own script scores.
 
 `anystep.sample(model, params, prompts, ...)` is the same name: this module can be called, and then is `api.sample`, where drawing lives.
 """
 
+import hashlib
 import json
-import os
 import sys
 import types
+import zlib
 
 from etils import epath
 
-from anystep import flags, logs
+from anystep import flags, galleries, logs
 from anystep.errors import UserError, run_main
+from anystep.prompts import MOST, check_prompt, read_rows
 
-LONGEST = 1000  # characters of a prompt
-LARGEST = 4 * 2**20  # bytes of a file of prompts
-MOST = 1000  # prompts
 PAGE = 2**28  # pixels of a grid
-
-
-def check_prompt(prompt: str, where: str) -> str:
-    """The prompt, or a UserError that names `where` it stands."""
-    if len(prompt) > LONGEST:
-        raise UserError(f"{where}: {len(prompt):,} characters, at most {LONGEST:,} are allowed")
-    if "\0" in prompt:
-        raise UserError(f"{where}: holds a NUL character at position {prompt.index(chr(0))}")
-    if any("\ud800" <= character <= "\udfff" for character in prompt):  # what the command line makes of bytes that are not UTF-8
-        raise UserError(f"{where}: is not UTF-8")
-    return prompt
-
-
-def read_prompts(path: str) -> list[str]:
-    """The prompts of a UTF-8 file: one a line, or the "prompt" of each object of a .jsonl (GenEval's metadata). Empty lines are skipped."""
-    try:
-        if not os.path.isfile(path):  # nor a pipe or a device, which need not end
-            raise UserError(f"--prompts {path!r}: no such file")
-        with open(path, "rb") as stream:  # never more than the limit, whatever the file says of its size
-            data = stream.read(LARGEST + 1)
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, UserError) else UserError(f"--prompts {path!r}: cannot be read ({type(error).__name__})") from None
-    if len(data) > LARGEST:
-        raise UserError(f"--prompts {path!r}: more than {LARGEST:,} bytes")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--prompts {path!r}: is not UTF-8 at byte {error.start:,}") from None
-    lines = [(f"--prompts {path!r} line {number}", line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not 1 <= len(lines) <= MOST:
-        raise UserError(f"--prompts {path!r}: {len(lines):,} prompts, 1..{MOST:,} are allowed")
-    return [check_prompt(_from_json(line, where) if path.endswith(".jsonl") else line, where) for where, line in lines]
-
-
-def _from_json(line: str, where: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        raise UserError(f"{where}: is not JSON") from None
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise UserError(f'{where}: is no object with a text "prompt"')
-    return row["prompt"]
 
 
 def parse(argv):
@@ -72,13 +30,23 @@ def parse(argv):
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations (default: float32)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the noise")
-    parser.add_argument("--out", default="grid.png", help="PNG to write")
+    parser.add_argument("--out", help="PNG to write (default: grid.png), or with --export the folder")
+    parser.add_argument("--export", choices=tuple(galleries.COUNTS), help="one picture a file, in the folders that the benchmark scores")
+    parser.add_argument(
+        "--count", type=flags.whole(1, galleries.MOST), help="pictures a prompt of an export (default: as published, 4 and 10)"
+    )
     args = parser.parse_args(argv)
     if len(args.prompt) > MOST:
         raise UserError(f"--prompt: given {len(args.prompt):,} times, at most {MOST:,} are allowed")
-    args.prompts = [check_prompt(prompt, "--prompt") for prompt in args.prompt] + (read_prompts(args.prompts) if args.prompts else [])
+    args.rows = [{"prompt": check_prompt(prompt, "--prompt")} for prompt in args.prompt] + (read_rows(args.prompts) if args.prompts else [])
+    args.prompts = [row["prompt"] for row in args.rows]
     if not args.prompts:
         raise UserError("nothing to draw: give --prompt TEXT or --prompts FILE")
+    if args.export:
+        return _check_export(args)
+    if args.count:
+        raise UserError(f"--count {args.count}: is for --export; a grid has one picture for each step count")
+    args.out = args.out or "grid.png"
     if not args.out.lower().endswith(".png"):
         raise UserError(f"--out {args.out!r}: must end in .png")
     if epath.Path(args.out).is_dir():
@@ -86,10 +54,24 @@ def parse(argv):
     return args
 
 
+def _check_export(args):
+    args.count = args.count or galleries.COUNTS[args.export]
+    if not args.out or args.out.lower().endswith(".png"):
+        raise UserError(f"--out {args.out!r}: --export needs a folder")
+    if not args.steps or len(args.steps) != 1:
+        raise UserError("--steps: --export draws at one step count, such as --steps 4")
+    if args.seed + args.count - 1 > flags.MOST_SEED:
+        raise UserError(
+            f"--seed {args.seed}: with --count {args.count} at most {flags.MOST_SEED - args.count + 1}, picture n takes seed + n"
+        )
+    galleries.check(args.export, args.rows)
+    return args
+
+
 def main(argv):
     """Parse, load, draw at each step count, write the grid. Raises UserError for what the user can mend."""
     args = parse(argv)
-    flags.folder(epath.Path(args.out).parent, "--out")
+    folder = flags.folder(args.out if args.export else epath.Path(args.out).parent, "--out")
 
     from anystep import api  # after the flags: a typing error should not wait for jax
     from anystep.cache import use_compile_cache
@@ -102,15 +84,39 @@ def main(argv):
     steps = args.steps or model.drawing.steps
     how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}
     scale, _ = api.guidance(model.drawing, args.scale, **how)
+    how |= {"guide": args.scale, "eta": args.eta, "size": args.size and list(args.size)}
+    said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
+    if args.export:
+        return _export(args, folder, api, model, params, scale, how, said)
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:
         pictures = f"{len(args.prompts)} x {len(steps)} pictures of {height} x {width}"
         raise UserError(f"--prompts: {pictures} are {pixels:,} pixels, a page has at most {PAGE:,}")
-    how |= {"seed": args.seed, "guide": args.scale, "eta": args.eta, "size": args.size}
-    drawn = {count: api.sample(model, params, args.prompts, steps=count, **how) for count in steps}
+    drawn = {count: api.sample(model, params, args.prompts, steps=count, seed=args.seed, **how) for count in steps}
     logs.save(logs.strip(drawn, args.prompts), args.out)
     counts = ", ".join(map(str, steps))
-    said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
     print(f"{args.out}: {len(args.prompts)} prompts at {counts} steps, {said}")
+
+
+def _export(args, folder, api, model, params, scale, how, said):
+    """Picture n of a prompt takes seed + n and the prompt's place in the list, whatever the count."""
+    import jax
+    import numpy as np
+
+    steps, weights = args.steps[0], 0
+    for leaf in jax.tree.leaves(params):
+        weights = zlib.crc32(np.asarray(leaf).tobytes(), weights)
+    asked = hashlib.sha256(json.dumps(args.rows).encode()).hexdigest()
+    made = {"export": args.export, "prompts": asked, "count": args.count, "steps": steps, "seed": args.seed, "weights": weights}
+    galleries.begin(folder, args.export, args.rows, made | how | {"guide": scale})
+    if args.export == "t2i_compbench" and (changed := sum(galleries.stem(prompt) != prompt for prompt in args.prompts)):
+        print(f"{changed} prompts differ from their file names: spaces for / and _, or cut", file=sys.stderr)
+
+    def draw(prompts, first, number):
+        return api.sample(model, params, prompts, steps=steps, seed=args.seed + number, first=first, **how)
+
+    there = galleries.write(folder, args.export, args.prompts, args.count, draw, model.drawing.batch)
+    before = f", {there:,} of them drawn before" if there else ""
+    print(f"{folder}: {len(args.prompts)} prompts, {args.count} pictures each at {steps} steps{before}, {said}")
 
 
 class _Callable(types.ModuleType):

@@ -12,18 +12,18 @@ ROOT = Path(__file__).parents[1]
 
 # Imports go down: a room may import rooms of lower floors and itself, never a neighbour. Every file of the package lives in a room.
 FLOORS = (
-    "errors types tree arrays files flops",
-    "path times flow_map guide weighting shapes stores",
+    "errors types tree arrays files flops positions",  # positions: rules on boxes, which shapes draws and judges by
+    "path times flow_map guide weighting shapes stores relations",  # relations: words alone, for steering and `parse`
     "nets",
     "objectives sampling",
     "steering",
     "mesh optim spikes logs cache",
     "state checkpoint guard weights",
-    "data evals compare config flags recovery",
+    "data evals compare config flags recovery prompts galleries",  # prompts, galleries: what mains read and write
     "subjects",
     "train_step api",
     "watch begin",
-    "train sample evaluate ckpt convert encode bench launch __main__",
+    "train sample evaluate parse ckpt convert encode bench launch __main__",
     "__init__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

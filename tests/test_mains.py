@@ -17,6 +17,7 @@ import anystep.sample
 from anystep import api as real
 from anystep import subjects
 from anystep.errors import UserError, run_main
+from anystep.prompts import read_rows
 from anystep.shapes.caption import prompts
 from anystep.shapes.draw import draw
 from anystep.shapes.scene import KINDS, World, make_scene
@@ -35,7 +36,7 @@ def config(kind="shapes"):
     )
 
 
-def stand_in(monkeypatch, kind="shapes"):
+def stand_in(monkeypatch, kind="shapes", batch=64):
     """An `anystep.api` that draws the asked scene at two steps or more and a grey picture at one; returns the calls it saw."""
     scenes = {asked["prompt"]: make_scene(WORLD, SEED, i, "dev", KINDS[i % 6]) for i, asked in enumerate(prompts(WORLD, SEED, 24, "dev"))}
     calls = []
@@ -50,7 +51,7 @@ def stand_in(monkeypatch, kind="shapes"):
             raise UserError("--model 'nowhere': no such\nmodel")
         shape = (1, 1, 2) if kind == "mixture2d" else (16, 16, 3)
         net, asked = types.SimpleNamespace(shape=shape), config(kind)
-        return types.SimpleNamespace(net=net, text=None, codec=None, config=asked, drawing=real.drawing_of(asked)), {}
+        return types.SimpleNamespace(net=net, text=None, codec=None, config=asked, drawing=real.drawing_of(asked)._replace(batch=batch)), {}
 
     def sample_array(*asked, **options):
         return sample(*asked, **options).astype(np.float32) / 127.5 - 1.0
@@ -86,7 +87,7 @@ BAD = [
     ("both", ["--scale", "nan"], "--scale"),
     ("both", ["--scale", "-1"], "0..100"),
     ("both", ["--scale", "inf"], "--scale"),
-    ("both", ["--sampler", "dpm"], "--sampler"),
+    ("both", ["--sampler", "rk4"], "--sampler"),
     ("both", ["--ask", "soon"], "--ask"),
     ("both", ["--nonsense", "1"], "--nonsense"),
     ("both", ["--see", "1"], "--see"),
@@ -101,6 +102,15 @@ BAD = [
     ("sample", ["--prompt", "a\0b"], "NUL"),
     ("sample", ["--prompt", "caf\udce9"], "UTF-8"),
     ("sample", ["--out", "grid.jpg"], ".png"),
+    ("sample", ["--count", "2"], "--export"),
+    ("sample", ["--export", "dpg"], "--export"),
+    ("sample", ["--export", "t2i_compbench", "--steps", "4"], "--export needs a folder"),
+    ("sample", ["--export", "t2i_compbench", "--steps", "4", "--out", "a.png"], "--export needs a folder"),
+    ("sample", ["--export", "t2i_compbench", "--out", "a"], "--steps 4"),
+    ("sample", ["--export", "t2i_compbench", "--out", "a", "--steps", "1,2"], "--steps 4"),
+    ("sample", ["--export", "t2i_compbench", "--out", "a", "--steps", "4", "--count", "1001"], "1..1000"),
+    ("sample", ["--export", "t2i_compbench", "--out", "a", "--steps", "4", "--seed", "2147483647"], "at most 2147483638"),
+    ("sample", ["--export", "geneval", "--out", "a", "--steps", "4"], 'prompt 1 (\'a red circle\') has no "tag" and "include"'),
     ("sample", ["--out", "/dev/null/x/grid.png"], "--out"),
 ]
 
@@ -124,8 +134,8 @@ def test_prompt_files(tmp_path, capsys):
     plain, metadata = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
     plain.write_bytes("\ufeffa red circle\r\n\n  \nein grüner\u2028Kreis\n".encode())
     metadata.write_text('{"tag": "colors", "prompt": "a red bench"}\n{"prompt": "two cows"}\n')
-    assert anystep.sample.read_prompts(str(plain)) == ["a red circle", "ein grüner\u2028Kreis"]
-    assert anystep.sample.read_prompts(str(metadata)) == ["a red bench", "two cows"]
+    assert read_rows(str(plain)) == [{"prompt": "a red circle"}, {"prompt": "ein grüner\u2028Kreis"}]
+    assert read_rows(str(metadata)) == [{"tag": "colors", "prompt": "a red bench"}, {"prompt": "two cows"}]
     for name, data, say in (
         ("a.txt", b"", "0 prompts"),
         ("a.txt", b"x\n" * 1001, "1,001 prompts"),
@@ -157,6 +167,60 @@ def test_sample_writes_a_grid(tmp_path, monkeypatch, capsys):
     MAINS["sample"](["--model", "x", "--prompt", "a", "--out", str(out), "--sampler", "restart", "--ask", "zero"])
     assert [call[1:] for call in calls] == [(steps, 0, None, "restart", "zero") for steps in (1, 4)]  # the config's steps and scale
     assert "guidance 2, restart asking zero" in capsys.readouterr().out
+
+
+def exported(monkeypatch):
+    """A model that draws the sum of seed and number of the row, and the calls it saw."""
+    stand_in(monkeypatch, batch=2)
+    calls = []
+
+    def sample(model, params, asked, steps, seed, first, guide, sampler, ask, eta, size):
+        calls.append((len(asked), steps, seed, first))
+        return np.stack([np.full((16, 16, 3), 10 * seed + first + i, np.uint8) for i in range(len(asked))])
+
+    anystep.api.sample = sample
+    return calls
+
+
+def test_export_for_geneval(tmp_path, monkeypatch, capsys):
+    calls = exported(monkeypatch)
+    metadata = tmp_path / "rows.jsonl"
+    rows = prompts(WORLD, SEED, 3, "dev")
+    metadata.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    argv = ["--model", "x", "--prompts", str(metadata), "--export", "geneval", "--steps", "4", "--seed", "5", "--out", str(out)]
+    MAINS["sample"](argv)
+    assert calls == [(n, 4, 5 + number, first) for number in range(4) for n, first in ((2, 0), (1, 2))]
+    assert sorted(path.name for path in out.iterdir()) == ["00000", "00001", "00002", "export.json"]
+    for i, row in enumerate(rows):
+        assert json.loads((out / f"{i:05d}" / "metadata.jsonl").read_text()) == row
+        pictures = sorted((out / f"{i:05d}" / "samples").iterdir())
+        assert [path.name for path in pictures] == ["0000.png", "0001.png", "0002.png", "0003.png"]
+        assert [np.asarray(Image.open(path))[0, 0, 0] for path in pictures] == [10 * (5 + number) + i for number in range(4)]
+    assert "3 prompts, 4 pictures each at 4 steps, guidance 2" in capsys.readouterr().out
+    # what an interrupted run left is gone on with; nothing else is mixed in
+    calls.clear()
+    (out / "00002" / "samples" / "0001.png").unlink()
+    (out / "00002" / "samples" / ".0001.png.part").write_bytes(b"half")
+    MAINS["sample"](argv)
+    assert calls == [(1, 4, 6, 2)] and "11 of them drawn before" in capsys.readouterr().out
+    assert len(list((out / "00002" / "samples").iterdir())) == 4
+    for change, say in ((["--scale", "3"], "guide = 2.0, not 3.0"), (["--count", "2"], "count = 4, not 2")):
+        assert say in refused(MAINS["sample"], argv + change, capsys)
+    assert "is not empty" in refused(MAINS["sample"], [*argv[:-1], str(tmp_path)], capsys)
+    (out / "export.json").write_text("[3]")
+    assert "is no record" in refused(MAINS["sample"], argv, capsys)
+
+
+def test_export_for_t2i_compbench(tmp_path, monkeypatch, capsys):
+    exported(monkeypatch)
+    asked = ["a cat/dog on side of a_key", "a cat", "a cat", "é" * 400]
+    argv = ["--model", "x", "--export", "t2i_compbench", "--count", "2", "--steps", "1", "--out", str(tmp_path / "t2i")]
+    MAINS["sample"](argv + [part for prompt in asked for part in ("--prompt", prompt)])
+    names = sorted((path.name for path in (tmp_path / "t2i" / "samples").iterdir()), key=lambda name: name[-10:])
+    stems = ["a cat dog on side of a key", "a cat", "a cat", "é" * 119]  # 2 bytes each, of 238
+    assert names == [f"{stems[i // 2]}_{i:06d}.png" for i in range(8)]
+    assert "2 prompts differ" in capsys.readouterr().err
 
 
 def test_evaluate_writes_table_report_and_picture(tmp_path, monkeypatch, capsys):

@@ -4,8 +4,9 @@ Import order inside: silhouette, scene, draw, caption, detect.
 """
 # isort: skip_file
 
+from anystep.positions import relations
 from anystep.shapes.silhouette import BACKGROUND, COLORS, SILHOUETTES
-from anystep.shapes.scene import KINDS, RELATIONS, SPLITS, Object, Scene, World, canonical, check, make_scene, relations, split_of
+from anystep.shapes.scene import KINDS, RELATIONS, SPLITS, Object, Scene, World, canonical, check, make_scene, split_of
 from anystep.shapes.draw import draw
 from anystep.shapes.caption import caption, metadata, prompt_of, prompts, scene_of
 from anystep.shapes.detect import Detection, Seen, detect, judge

@@ -21,8 +21,9 @@ import numpy as np
 from scipy import ndimage
 
 from anystep.errors import UserError
+from anystep.positions import relations
 from anystep.shapes.draw import PAPER, coverage, paint, rgb
-from anystep.shapes.scene import RADII, World, relations
+from anystep.shapes.scene import RADII, World
 
 INK = 0.25  # RGB distance from paper, in [0, 1]^3; colours lie 0.5 (pink) to 1.4 (black) from it
 SPECK = 0.3  # a thing with less ink than this share of the smallest object is no object (it may still leave the picture unexplained)

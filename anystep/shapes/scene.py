@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anystep.errors import UserError
+from anystep.positions import offset
 from anystep.shapes.silhouette import COLORS, SILHOUETTES
 
 KINDS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -85,27 +86,6 @@ def check(world: World) -> World:
     if both > 1.0:
         raise UserError(f"world.wrong_relation + world.missing_relation = {both}: must be at most 1")
     return world
-
-
-def relations(box_a, box_b) -> set[str]:
-    """The relations in which A stands to B, boxes (x0, y0, x1, y1) with y down: empty, one, or two on a diagonal.
-
-    GenEval's rule (`relative_position` in evaluate_images.py), in pixels or in shares of the side: the offset of the centres, shrunk per
-    axis by a tenth of both sizes, over its own length before shrinking, must exceed 0.5.
-    """
-    dx, dy = _offset(box_a, box_b)
-    held = {"left of": dx < -0.5, "right of": dx > 0.5, "above": dy < -0.5, "below": dy > 0.5}
-    return {name for name, holds in held.items() if holds}
-
-
-def _offset(a, b) -> tuple[float, float]:
-    offset = ((a[0] + a[2] - b[0] - b[2]) / 2, (a[1] + a[3] - b[1] - b[3]) / 2)
-    sizes = (a[2] - a[0] + b[2] - b[0], a[3] - a[1] + b[3] - b[1])
-    shrunk = [np.sign(o) * max(abs(o) - 0.1 * s, 0.0) for o, s in zip(offset, sizes, strict=True)]
-    if max(abs(shrunk[0]), abs(shrunk[1])) < 1e-3:
-        return 0.0, 0.0
-    length = np.hypot(*offset)
-    return shrunk[0] / length, shrunk[1] / length
 
 
 def canonical(scene: Scene) -> str:
@@ -190,5 +170,5 @@ def _places(rng: np.random.Generator, n: int, relation: str | None) -> list[tupl
 
 
 def _clear(places, relation: str) -> bool:
-    dx, dy = _offset(*[(x - r, y - r, x + r, y + r) for x, y, r in places])
+    dx, dy = offset(*[(x - r, y - r, x + r, y + r) for x, y, r in places])
     return {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[relation] > CLEAR
