@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "measure a trained model at every number of steps: report.json and report.png",
     "ckpt": "list, verify or export the checkpoints of a run: anystep ckpt ls|verify|export WORKDIR",
     "weights": "bring checkpoints of others here and back: anystep weights import|export|inspect|verify",
+    "encode": "pass captioned pictures through an autoencoder and a text encoder once, for training from a store",
     "bench": "run a benchmark: anystep bench NAME; without a name, list them",
 }
 MODULES = {"weights": "convert"}  # where a room has the command's name

@@ -17,15 +17,16 @@ from anystep.config import from_dict
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
-from anystep.nets.build import build_models
+from anystep.nets.build import build_models, text_folder, trained_roles
 from anystep.path import from_flow_time
 from anystep.sampling import make, on_whole_steps
 from anystep.sampling import sample as run
 from anystep.state import EMA
+from anystep.stores import TEXT, check_made_with, digest_of, read_index
 from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
 from anystep.types import Codec, Drawing, Model, Text
-from anystep.weights import pipelines
+from anystep.weights import encoders, pipelines
 
 
 class Pipeline(NamedTuple):
@@ -52,16 +53,18 @@ def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
 
 def pipeline(config) -> Pipeline:
     """A Pipeline of a checked config, without weights."""
-    models = build_models(config)
-    return assemble(models["net"], models["text"], drawing_of(config), config)
+    models, codec = build_models(config), None
+    if config.data.kind == "store" and config.data.autoencoder:
+        codec = encoders.bare_codec_of(config.data.autoencoder)
+    return assemble(models["net"], models["text"], drawing_of(config, codec), config, codec)
 
 
-def drawing_of(config) -> Drawing:
+def drawing_of(config, codec=None) -> Drawing:
     """What a checked config says of drawing."""
     e, law, learned = config.eval, config.objective.time, config.objective.consistency
     return Drawing(
         lambda steps, tokens: grid(steps, time_law(law, tokens).shift),
-        patch=1 if config.model.net == "mlp" else config.model.patch,
+        patch=1 if config.model.net == "mlp" else config.model.patch * (codec.factor if codec else 1),
         steps=tuple(e.steps),
         sampler=e.sampler,
         ask=e.ask,
@@ -74,14 +77,18 @@ def drawing_of(config) -> Drawing:
     )
 
 
-def load(name, step=None, dtype=None) -> tuple[Pipeline, dict]:
+def load(name, step=None, dtype=None, text=None) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
     checkpoint, or of the one at `step`), or of a folder with the parts of a pipeline (model_index.json), a peer's or imported.
 
-    `dtype` "float32" | "bfloat16": of a pipeline's activations. Raises UserError if there is none of these, or if the weights do not fit.
+    `dtype` "float32" | "bfloat16": of a pipeline's activations. text: for a model that learned from a store, the folder of the text encoder
+    that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. Raises UserError if
+    there is none of these, or if the weights do not fit.
     """
     folder = folder_of(name)
     if (folder / weights.PIPELINE).exists():
+        if text is not None:
+            raise UserError(f"text {str(text)!r}: a pipeline has its own text encoder")
         if step is not None:
             raise UserError(f"model {str(name)!r}: a pipeline has no step {step}")
         found = pipelines.read(folder, dtype or "float32")
@@ -93,7 +100,7 @@ def load(name, step=None, dtype=None) -> tuple[Pipeline, dict]:
             raise UserError(f"model {str(name)!r}: a model folder has no step {step}; give the work directory")
         saved, params = weights.load_folder(folder)
         model = pipeline(from_dict(saved))
-        return model, jax.device_put(weights.take(abstract_params(model), params))
+        return with_frozen(model, jax.device_put(weights.take(abstract_params(model), params)), text)
     try:
         saved = json.loads((folder / weights.CONFIG).read_text())
     except ValueError as error:
@@ -102,7 +109,41 @@ def load(name, step=None, dtype=None) -> tuple[Pipeline, dict]:
     found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, step=step, partial=True)
     if step not in (None, found):
         raise UserError(f"model {str(name)!r}: step {step} cannot be read, {found} can")
-    return model, state["ema"][EMA]
+    return with_frozen(model, state["ema"][EMA], text)
+
+
+def with_frozen(model: Pipeline, params, text=None) -> tuple[Pipeline, dict]:
+    """(model, params) with what was not trained: the weights of a pretrained text encoder, of an autoencoder. `text`: see `load`."""
+    if text is not None:
+        if model.config.model.text.encoder != "stored":
+            raise UserError(f"text {str(text)!r}: the model has its own text encoder, it did not learn from a store's features")
+        index = read_index(model.config.data.path)
+        check_made_with(model.config.data.path, index, "text", text, "text")
+        encoder, found = encoders.text_of(text, length=index["made_with"]["options"]["length"])
+        model = assemble(model.net, encoder, model.drawing, model.config, model.codec)
+        params = params | {"text": jax.device_put(found)}
+    elif "text" not in params:
+        params = params | {"text": jax.device_put(frozen_text(model.config))}
+    return model, params | codec_params(model)
+
+
+def frozen_text(config):
+    """Weights of the text encoder of a config that does not train its own. UserError for another than the config was trained with."""
+    if config.model.text.encoder == "stored":
+        return {}
+    folder, before = text_folder(config), config.model.text.digest
+    if before and digest_of(folder, TEXT) != before:
+        raise UserError(f"config.model.text.folder = {str(folder)!r}: holds another encoder than the one that the model was trained with")
+    return encoders.text_of(folder)[1]
+
+
+def codec_params(model: Pipeline) -> dict:
+    """{"codec": weights} of a model that was trained here and is given an autoencoder, else {}. UserError for another than its store's."""
+    if model.codec is None or model.config is None:
+        return {}
+    data = model.config.data
+    check_made_with(data.path, read_index(data.path), "autoencoder", data.autoencoder, "config.data.autoencoder")
+    return {"codec": jax.device_put(encoders.codec_of(data.autoencoder)[1])}
 
 
 def folder_of(name):
@@ -115,9 +156,9 @@ def folder_of(name):
 
 
 def abstract_params(model: Pipeline):
-    """Shapes of {"net": ..., "text": ...}."""
+    """Shapes of what was trained: {"net": ..., "text": ...}, or the first alone."""
     key = jax.random.key(0)
-    return {role: jax.eval_shape(getattr(model, role).init, key) for role in ("net", "text")}
+    return {role: jax.eval_shape(getattr(model, role).init, key) for role in trained_roles(model.config)}
 
 
 def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, **how) -> np.ndarray:
@@ -157,12 +198,13 @@ def sample_array(
     null, out = model.text.tokenize([""]), []
     for first in range(0, len(prompts), batch):
         some = list(prompts[first : first + batch])
-        tokens = model.text.tokenize(some + [""] * (min(batch, max(len(prompts), 1)) - len(some)))
+        rows = min(batch, max(len(prompts), 1))
+        tokens = model.text.tokenize(some + [""] * (rows - len(some)))
         x = model.draw(
             {role: params[role] for role in ("net", "text")},
             tokens,
             null,
-            tree.sample_keys(key, "noise", 0, jnp.arange(first, first + len(tokens))),
+            tree.sample_keys(key, "noise", 0, jnp.arange(first, first + rows)),
             flow_times,
             scale,
             d.interval,
@@ -178,7 +220,7 @@ def sample_array(
             told=d.told,
             whole=d.whole,
             shape=shape,
-            noise=noise if noise is None else jnp.asarray(filled(noise[first : first + batch], len(tokens)), jnp.float32),
+            noise=noise if noise is None else jnp.asarray(filled(noise[first : first + batch], rows), jnp.float32),
         )
         if model.codec is None:
             out.append(np.asarray(x)[: len(some)])
@@ -246,9 +288,9 @@ def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
     sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise,
 ):  # fmt: skip
-    cond = text.encode(params["text"], tokens)
+    cond, rows = text.encode(params["text"], tokens), keys.shape[0]
     if told:
-        cond = cond | {"guidance": jnp.full(tokens.shape[0], told * scale, jnp.float32)}
+        cond = cond | {"guidance": jnp.full(rows, told * scale, jnp.float32)}
 
     def velocity_under(c):
         return lambda x, t, s: net.velocity(params["net"], x, t, s, c)
@@ -257,7 +299,7 @@ def _draw(
     if guide is not None:
         velocity = guide(velocity)
     elif guided:
-        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), text.encode(params["text"], null))
+        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)(velocity)
     if whole:

@@ -5,14 +5,19 @@ import json
 import jax
 
 from anystep import logs, weights
-from anystep.api import folder_of, load
+from anystep import mesh as meshes
+from anystep.api import folder_of, frozen_text, load
+from anystep.config import flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
+from anystep.nets.build import text_folder
 from anystep.state import EMA, init_state
+from anystep.stores import TEXT, digest_of, read_index
 
 NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
 FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every", "data.most_bad")  # may change between two starts of one run
+FREE += ("data.pipeline", "data.autoencoder", "data.verify", "model.text.folder")  # folders whose digests decide
 
 
 def check(config, workdir, begun, also):
@@ -28,11 +33,28 @@ def check(config, workdir, begun, also):
             before = json.loads(path.read_text())
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error}); put back what was there, or take a new folder") from None
-        changed = [line for name, line in differences(before, now) if not name.startswith(FREE)]
+        free = (*FREE, "data.path") if config.data.kind == "store" else FREE  # its key decides
+        changed = [line for name, line in differences(before, now) if not name.startswith(free)]
         if changed:
             raise UserError(
                 f"--workdir {workdir}: was begun with another config ({'; '.join(changed[:3])}); take a new folder or the old values"
             )
+
+
+def pinned(config):
+    """The config with the digest of a pretrained text encoder and the key of a store written down: another one is refused from then on."""
+    changes = {}
+    if config.model.text.encoder == "minilm" and not config.model.text.digest:
+        changes["model.text.digest"] = digest_of(text_folder(config), TEXT)
+    if config.data.kind == "store" and not config.data.key:
+        changes["data.key"] = read_index(config.data.path)["key"]
+    return from_dict(flatten(config.to_dict()) | changes)
+
+
+def frozen_params(config, mesh):
+    """{role: weights that no step moves}, split over the mesh like a state."""
+    found = {"text": frozen_text(config)} if config.model.text.encoder != "hashed" else {}
+    return jax.device_put(found, meshes.shard_rule(found, mesh)[0])
 
 
 def steps_beyond(workdir, start):
@@ -69,6 +91,6 @@ def first_state(config, models, optimizers, shardings):
     if not config.init_from:
         return state
     _, loaded = load(config.init_from)
-    params = weights.take(state.params, loaded, NEW)
+    params = weights.take(state.params, {role: loaded[role] for role in state.params if role in loaded}, NEW)
     state = state._replace(params=params, ema={EMA: jax.tree.map(lambda a: a.copy(), params)})
     return jax.device_put(state, shardings)

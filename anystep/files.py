@@ -32,12 +32,14 @@ def below(path, prefix=""):
 
 def list_folder(path) -> dict[str, list]:
     """{name below `path`: [bytes, SHA-256]} of every file in it and below, each read whole."""
-    found = {}
-    for name, file in below(path):
-        digest, size = hashlib.sha256(), 0
-        with file.open("rb") as stream:
-            while part := stream.read(2**22):
-                digest.update(part)
-                size += len(part)
-        found[name] = [size, digest.hexdigest()]
-    return dict(sorted(found.items()))
+    return dict(sorted((name, digest(file)) for name, file in below(path)))
+
+
+def digest(file) -> list:
+    """[bytes, SHA-256] of a file, read whole."""
+    found, size = hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while part := stream.read(2**22):
+            found.update(part)
+            size += len(part)
+    return [size, found.hexdigest()]

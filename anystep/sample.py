@@ -68,6 +68,7 @@ def parse(argv):
     parser.add_argument("--prompt", action="append", default=[], help="what to draw; may be given several times")
     parser.add_argument("--prompts", default="", help="file with one prompt a line, or GenEval metadata (.jsonl)")
     flags.add_drawing(parser)
+    parser.add_argument("--text", help="folder of the text encoder, for prompts that the store of the model does not hold")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations (default: float32)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the noise")
@@ -94,9 +95,9 @@ def main(argv):
     from anystep.cache import use_compile_cache
 
     use_compile_cache()
-    model, params = api.load(args.model, dtype=args.dtype)
+    model, params = api.load(args.model, dtype=args.dtype, text=args.text)
     height, width, colours = api.picture_of(model, api.shape_of(model, args.size))
-    if colours != 3:
+    if colours < 3:
         raise UserError(f"--model {args.model!r}: draws samples of shape {list(model.net.shape)}, a grid needs pictures")
     steps = args.steps or model.drawing.steps
     how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}

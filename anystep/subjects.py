@@ -3,7 +3,7 @@
 
 shapes      GenEval's six kinds, judged by the exact detector
 mixture2d   "mode k", right within three standard deviations of that mode; shown as clouds of points
-pictures    captions of the split, no judge and no other pictures of a caption
+pictures    captions of the split, no judge and no other pictures of a caption; a store's, too
 """
 
 from collections.abc import Callable
@@ -103,6 +103,8 @@ def cloud(points, means, size=160):
 
 
 def to_uint8(x) -> np.ndarray:
-    """[-1, 1] -> 0..255, rounded, clipped; non-finite values become 0."""
+    """[-1, 1] -> 0..255, rounded, clipped; non-finite values become 0. Of latents, which have more than three channels, the first three are
+    shown, two deviations wide."""
+    x = np.asarray(x)[..., :3] / 2 if np.ndim(x) == 4 and np.shape(x)[3] > 3 else x
     x = np.nan_to_num(np.asarray(x, np.float32), nan=-1.0, posinf=1.0, neginf=-1.0)
     return np.clip(np.rint((x + 1.0) * 127.5), 0, 255).astype(np.uint8)

@@ -38,13 +38,13 @@ def build(config):
     import jax
 
     from anystep import mesh as meshes
-    from anystep.nets.build import build_models
+    from anystep.nets.build import build_models, trained_roles
     from anystep.optim import make_optimizer
     from anystep.state import init_state
 
     mesh = meshes.make_mesh(config.mesh)
     models = build_models(config, meshes.constrain)
-    optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
+    optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in trained_roles(config)}
     abstract = jax.eval_shape(lambda: init_state(models, optimizers, config.seed, config.train.guard.window))
     shardings, whole = meshes.shard_rule(abstract, mesh)
     return mesh, models, optimizers, abstract, shardings, whole
@@ -56,10 +56,11 @@ def dry_run(config):
 
     from anystep import mesh as meshes
     from anystep import tree
-    from anystep.train_step import abstract_batch, count_flops
+    from anystep.train_step import abstract_batch, abstract_frozen, count_flops
 
     mesh, models, optimizers, abstract, shardings, whole = build(config)
     sizes = {role: tree.count(params) for role, params in abstract.params.items()}
+    sizes |= {role: tree.count(params) for role, params in abstract_frozen(models, optimizers).items()}
     step_flops = count_flops(config, models, optimizers, abstract_batch(config, models))
     facts = {
         "parameters": sizes,
@@ -94,6 +95,7 @@ def train(config, workdir, processes, began):
     workdir = folder(workdir, "--workdir")
     begun = checkpoint.committed_steps(workdir)
     also = () if config.train.also == "none" else (config.train.also,)
+    config = begin.pinned(config)
     begin.check(config, workdir, begun, also)
     meshes.join(processes)
     use_compile_cache()
@@ -124,6 +126,8 @@ def train(config, workdir, processes, began):
         else:
             start, state, info = 0, begin.first_state(config, models, optimizers, shardings), None
             said = f"starting from {config.init_from}" if config.init_from else "starting from fresh weights"
+
+        frozen = begin.frozen_params(config, mesh)
 
         # ------------------------------------------------------------ the loop
         ledger.now("compile")
@@ -163,7 +167,7 @@ def train(config, workdir, processes, began):
                     recovery.wait()
                 raise
             ledger.now("compile" if compiling else "step")
-            state, metrics = step_fn(state, {}, meshes.device_batch(batch, mesh))
+            state, metrics = step_fn(state, frozen, meshes.device_batch(batch, mesh))
             if compiling:
                 jax.block_until_ready(metrics)
             ledger.now("step")
@@ -183,7 +187,7 @@ def train(config, workdir, processes, began):
             if config.train.sample_every and (step % config.train.sample_every == 0 or step == config.train.steps):
                 watchdog.busy()
                 ledger.now("sample")
-                watch(step, state.ema[EMA])
+                watch(step, state.ema[EMA] | frozen)
             if leaving or recovery.due(step):
                 watchdog.busy()
                 jax.block_until_ready(state)

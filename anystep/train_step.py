@@ -61,12 +61,13 @@ def make_consistency(law, c):
 
 
 def make_loss(config, models):
-    """(params, roles, batch, step) -> (loss, (metrics, buffers)): the function that is differentiated, and that `bench` counts."""
+    """(params, roles, batch, step) -> (loss, (metrics, buffers)): the function that is differentiated, and that `bench` counts. A frozen
+    role is its own average."""
     terms, key = make_terms(config), jax.random.key(config.seed)
     fake = bool(config.objective.self_evaluation.share and config.objective.self_evaluation.auxiliary_k < 1.0)
 
     def loss(params, roles, batch, step):
-        roles = roles._replace(params=params)
+        roles = roles._replace(params=params | roles.frozen, ema=roles.ema | roles.frozen)
         prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout, fake)
         total, metrics, buffers = mixing.mix(terms, models, roles, prepared, key, step)
         return total, (metrics, buffers)
@@ -113,7 +114,7 @@ def abstract_batch(config, models):
     return {
         "x0": jax.ShapeDtypeStruct((rows, *models["net"].shape), jnp.float32),
         "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "cond": {"tokens": jax.ShapeDtypeStruct((rows, *tokens.shape[1:]), jnp.int32)},
+        "cond": {"tokens": jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), tokens)},
     }
 
 
@@ -122,8 +123,13 @@ def count_flops(config, models, optimizers, batch):
     state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     loss = make_loss(config, models)
 
-    def gradient(state, batch):
-        roles = Roles(state.params, state.ema[EMA], {}, state.buffers)
+    def gradient(state, frozen, batch):
+        roles = Roles(state.params, state.ema[EMA], frozen, state.buffers)
         return jax.grad(loss, has_aux=True)(state.params, roles, batch, jnp.int32(0))
 
-    return flops.count(gradient, state, batch).matmul
+    return flops.count(gradient, state, abstract_frozen(models, optimizers), batch).matmul
+
+
+def abstract_frozen(models, optimizers):
+    """Shapes of the roles that no optimizer moves."""
+    return {role: jax.eval_shape(model.init, jax.random.key(0)) for role, model in models.items() if role not in optimizers}

@@ -51,7 +51,7 @@ def get_config():
                 dtype="float32",
                 shift=0.53,
                 scale=0.59,
-                text=dict(vocabulary=8192, length=24, width=96, depth=2, heads=4),
+                text=dict(encoder="hashed", folder="", digest="", vocabulary=8192, length=24, width=96, depth=2, heads=4),
             ),
             path=dict(name="linear"),
             objective=dict(

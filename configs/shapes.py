@@ -66,7 +66,7 @@ def get_config():
                 dtype="float32",
                 shift=0.78,
                 scale=0.4,
-                text=dict(vocabulary=2048, length=14, width=64, depth=2, heads=4),
+                text=dict(encoder="hashed", folder="", digest="", vocabulary=2048, length=14, width=64, depth=2, heads=4),
             ),
             path=dict(name="linear"),
             objective=dict(

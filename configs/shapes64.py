@@ -51,7 +51,7 @@ def get_config():
                 dtype="bfloat16",
                 shift=0.78,
                 scale=0.4,
-                text=dict(vocabulary=2048, length=16, width=128, depth=2, heads=4),
+                text=dict(encoder="hashed", folder="", digest="", vocabulary=2048, length=16, width=128, depth=2, heads=4),
             ),
             path=dict(name="linear"),
             objective=dict(

@@ -36,7 +36,7 @@ def get_config():
                 dtype="float32",
                 shift=0.0,
                 scale=0.5,
-                text=dict(vocabulary=256, length=5, width=32, depth=1, heads=2),
+                text=dict(encoder="hashed", folder="", digest="", vocabulary=256, length=5, width=32, depth=1, heads=2),
             ),
             path=dict(name="linear"),
             objective=dict(

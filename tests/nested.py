@@ -10,13 +10,19 @@ PICTURES = {"kind": "pictures", "batch": 4, "size": 16, "path": (), "weights": (
     "dev_share": 0.1,
     "background": "white",
 }
+STORE = {"kind": "store", "batch": 4, "path": "", "weights": (1.0,), "dev_share": 0.1} | {
+    "pipeline": "",
+    "autoencoder": "",
+    "verify": True,
+    "key": "",
+}
 
 
 def tree(kind="mixture2d"):
     """A sound nested dict with the fields of one kind of data."""
     base = config.read("shapes" if kind == "shapes" else "smoke")
-    if kind == "pictures":
-        base["data"] = dict(PICTURES)
+    if kind in ("pictures", "store"):
+        base["data"] = dict(PICTURES if kind == "pictures" else STORE)
         base["model"]["net"] = "sana"
     return base
 

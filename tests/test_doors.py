@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # Imports go down: a room may import rooms of lower floors and itself, never a neighbour. Every file of the package lives in a room.
 FLOORS = (
     "errors types tree arrays files flops",
-    "path times flow_map guide weighting shapes",
+    "path times flow_map guide weighting shapes stores",
     "nets",
     "objectives sampling",
     "steering",
@@ -23,7 +23,7 @@ FLOORS = (
     "subjects",
     "train_step api",
     "watch begin",
-    "train sample evaluate ckpt convert bench launch __main__",
+    "train sample evaluate ckpt convert encode bench launch __main__",
     "__init__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -30,7 +30,7 @@ def test_help_lists_the_commands_without_jax():
     ("arguments", "module", "line"),
     [
         (("trian", "--config", "shapes"), "anystep", "error: no command 'trian'; did you mean 'train'?"),
-        (("fly",), "anystep", "error: no command 'fly'; known: train, sample, evaluate, ckpt, bench"),
+        (("fly",), "anystep", "error: no command 'fly'; known: train, sample, evaluate, ckpt"),
         (("bench", "no_such_benchmark"), "anystep", "error: no benchmark 'no_such_benchmark'; "),
         (("no_such_benchmark",), "anystep.bench", "error: no benchmark 'no_such_benchmark'; "),
     ],

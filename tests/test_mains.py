@@ -45,7 +45,7 @@ def stand_in(monkeypatch, kind="shapes"):
         grey = np.full((16, 16, 3), 10 * steps, np.uint8)
         return np.stack([draw(scenes[prompt], WORLD) if prompt in scenes and steps > 1 else grey for prompt in asked])
 
-    def load(name, dtype=None):
+    def load(name, dtype=None, text=None):
         if name == "nowhere":
             raise UserError("--model 'nowhere': no such\nmodel")
         shape = (1, 1, 2) if kind == "mixture2d" else (16, 16, 3)

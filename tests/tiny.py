@@ -1,9 +1,12 @@
 """Configs as shipped, cut to a size that a test can train. What a config says about objectives, paths and data stays as it is."""
 
+import json
+
 import numpy as np
 from PIL import Image
 
 from anystep import config as configs
+from anystep import stores
 
 NAMES = sorted(configs.packaged())
 ALL_OBJECTIVES = (
@@ -35,11 +38,33 @@ def arguments(name, folder, *more):
             "--config.data.size=16",
             "--config.data.style_captions=False",
         ]
+    if name == "store":
+        store(folder / "store")
+        flags += [f"--config.data.path={folder / 'store'}", "--config.data.dev_share=0.3"]
     return [*flags, *more]
 
 
 def config(name, folder, *more):
     return configs.load(arguments(name, folder, *more))[0]
+
+
+def store(folder, n=12):
+    """A store of noise, as if of an autoencoder and a text encoder; and a prompt that no picture has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, shard = np.random.default_rng(0), stores.Shard(folder, 0)
+
+    def prompt(length):
+        return stores.Prompt(rng.standard_normal((length, 8)).astype(np.float16), np.zeros(0, np.float16))
+
+    for i in range(n):
+        shard.add_picture(f"{i}.png", [f"noise number {i}"], rng.standard_normal((1, 16, 16, 4)).astype(np.float16))
+        shard.add_prompt(f"noise number {i}", prompt(2 + i % 3))
+    shard.add_prompt("a red ring", prompt(3))
+    index = {"version": stores.VERSION, "made_with": {"text": "", "autoencoder": ""}, "albums": [n], "prompts": n + 1}
+    index["picture"] = {"kind": "latents", "shape": [16, 16, 4], "dtype": "float16", "factor": 8}
+    index["text"] = {"width": 8, "pooled": 0, "dtype": "float16", "null": stores.as_text(prompt(1)), "length": 4}
+    index["files"] = shard.close()
+    (folder / stores.INDEX).write_text(json.dumps(index | {"key": stores.key_of(index)}))
 
 
 def pictures(folder, n=12):

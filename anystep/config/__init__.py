@@ -45,9 +45,9 @@ def unknown(path, known):
     inside = [name for name in known if name.startswith(path + ".")]
     if inside:
         return UserError(f"config.{path}: is a section, set one of its fields, such as config.{inside[0]}")
-    for kind, extra in DATA.items():
-        if path in extra:
-            return UserError(f"config.{path}: is a field of config.data.kind = {kind!r} only")
+    kinds = [repr(kind) for kind, extra in DATA.items() if path in extra]
+    if kinds:
+        return UserError(f"config.{path}: is a field of config.data.kind = {' or '.join(kinds)} only")
     tail = path.rpartition(".")[2]
     near = difflib.get_close_matches(path, known, 1, 0.75) or [name for name in known if name.rpartition(".")[2] == tail]
     near = near or difflib.get_close_matches(path, known, 1)

@@ -49,9 +49,8 @@ POSITIVE = 1e-6  # the smallest value of a number that must not be 0
 
 FIELDS = {
     "seed": whole("of every draw", 0, 2**32 - 1),
-    "data.kind": one_of("what the model learns to draw", "shapes", "pictures", "mixture2d"),
+    "data.kind": one_of("what the model learns to draw", "shapes", "pictures", "store", "mixture2d"),
     "data.batch": whole("rows of the global batch", 1),
-    "data.size": whole("pixels a side", 1, 4096),
     "model.net": one_of("backbone", "sana", "mlp"),
     "model.width": whole("channels of the residual stream", 1, 65536),
     "model.depth": whole("blocks", 1, 1024),
@@ -72,6 +71,9 @@ FIELDS = {
     "model.dtype": one_of("of activations; weights are float32", "float32", "bfloat16"),
     "model.shift": real("mean of the data at the door: unit = (door - shift) / scale"),
     "model.scale": real("standard deviation of the data at the door", POSITIVE, 1e6),
+    "model.text.encoder": one_of("of prompts: trained along, pretrained and frozen, or a store's features", "hashed", "minilm", "stored"),
+    "model.text.folder": word("'' for the installed MiniLM, or a folder with another BERT and its tokenizer; of minilm"),
+    "model.text.digest": word("of that encoder's files; '' for what is there, a run writes it down"),
     "model.text.vocabulary": whole("rows of the table of hashed words", 3, 2**24),
     "model.text.length": whole("tokens of a prompt, its start included", 2, 4096),
     "model.text.width": whole("channels of the prompt encoder", 1, 65536),
@@ -146,8 +148,15 @@ FIELDS = {
     "init_from": word("'' or a work directory or model folder to take weights from"),
 }
 
+SIZE = {"data.size": whole("pixels a side", 1, 4096)}
+WEIGHTS = {
+    "data.weights": many("of each source in the mix", real("", POSITIVE, 1e6)),
+    "data.dev_share": real("share of pictures held out", 0.0, 0.5),
+}
+
 DATA = {  # fields of one data.kind only
-    "shapes": {
+    "shapes": SIZE
+    | {
         "data.shapes": many("silhouettes", one_of("", *SILHOUETTES), 2),
         "data.colors": many("of the silhouettes", one_of("", *COLORS), 2),
         "data.max_objects": whole("in one scene", 2, 3),
@@ -155,15 +164,24 @@ DATA = {  # fields of one data.kind only
         "data.wrong_relation": real("share of position captions with another relation than the picture's", 0.0, 1.0),
         "data.missing_relation": real("share of position captions without their relation", 0.0, 1.0),
     },
-    "pictures": {
+    "pictures": SIZE
+    | WEIGHTS
+    | {
         "data.path": many("folders of captioned pictures, .npz packs, .array_record files, tfds:NAME; one or several", word(""), 0),
-        "data.weights": many("of each of data.path in the mix", real("", POSITIVE, 1e6)),
         "data.most_bad": real("share of pictures that may turn out unreadable before the run stops", 0.0, 1.0),
         "data.style_captions": switch("add the style of a picture to its caption"),
-        "data.dev_share": real("share of pictures held out", 0.0, 0.5),
         "data.background": one_of("behind transparent pixels", "white", "random"),
     },
-    "mixture2d": {
+    "store": WEIGHTS
+    | {
+        "data.path": word("folder that `anystep encode` wrote"),
+        "data.pipeline": word("'' or the folder whose encoders the store must have been made with"),
+        "data.autoencoder": word("'' or the folder of the autoencoder, to look at latents as pictures"),
+        "data.verify": switch("read every byte of the store before the first step"),
+        "data.key": word("of the store's index; '' for what is there, a run writes it down"),
+    },
+    "mixture2d": SIZE
+    | {
         "data.modes": whole("Gaussians on a circle", 1, 1024),
     },
 }

@@ -6,6 +6,7 @@ RULES is the order in which they are asked.
 import math
 
 from anystep.errors import UserError
+from anystep.stores import read_index
 
 
 def refuse(path, value, must):
@@ -16,13 +17,20 @@ def shares(c):
     return {name: c.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency")}
 
 
+def sides(c):
+    """(height, width) of a sample, None of a store that no path leads to yet."""
+    if c.data.kind != "store":
+        return c.data.size, c.data.size
+    return tuple(read_index(c.data.path)["picture"]["shape"][:2]) if c.data.path else None
+
+
 def one_shift(c):
-    base = c.objective.time.base_tokens
-    if not base:
+    base, found = c.objective.time.base_tokens, sides(c)
+    if not base or not found:
         return
     if c.objective.time.shift != 1:
         refuse("objective.time.shift", c.objective.time.shift, "1 next to config.objective.time.base_tokens, which sets it")
-    tokens = 1 if c.model.net == "mlp" else (c.data.size // c.model.patch) ** 2
+    tokens = 1 if c.model.net == "mlp" else (found[0] // c.model.patch) * (found[1] // c.model.patch)
     shift = math.exp(max(min(0.5 + 0.65 * (tokens - base) / (4096 - base), 99.0), -99.0))  # times.flux_shift, which needs jax
     if not 0.01 <= shift <= 100:
         refuse("objective.time.base_tokens", base, f"one that gives {tokens} tokens a shift of 0.01 to 100, not {shift:.3g}")
@@ -59,8 +67,11 @@ def net_fits_data(c):
 
 
 def patches_fit(c):
-    if c.model.net != "mlp" and c.data.size % c.model.patch:
-        refuse("data.size", c.data.size, f"divisible by config.model.patch = {c.model.patch}")
+    if c.model.net == "mlp" or not any(side % c.model.patch for side in sides(c) or ()):
+        return
+    if c.data.kind == "store":
+        refuse("model.patch", c.model.patch, f"a divisor of the store's {' x '.join(map(str, sides(c)))} positions")
+    refuse("data.size", c.data.size, f"divisible by config.model.patch = {c.model.patch}")
 
 
 def heads_fit(c):
@@ -75,6 +86,16 @@ def heads_fit(c):
 def positions_fit(c):
     if c.model.net != "mlp" and c.model.positions == "sincos" and c.model.width % 4:
         refuse("model.width", c.model.width, "divisible by 4 for config.model.positions = 'sincos'")
+
+
+def prompts_are_there(c):
+    text, e = c.model.text, c.objective.self_evaluation
+    if text.encoder == "stored" and c.data.kind != "store":
+        refuse("model.text.encoder", "stored", "hashed or minilm without config.data.kind = 'store'")
+    if text.encoder == "stored" and e.share and e.auxiliary_k < 1:
+        refuse("objective.self_evaluation.auxiliary_k", e.auxiliary_k, "1 for config.model.text.encoder = 'stored', which has no fakes")
+    if text.folder and text.encoder != "minilm":
+        refuse("model.text.folder", text.folder, f"'' for config.model.text.encoder = {text.encoder!r}")
 
 
 def warmup_fits(c):
@@ -191,6 +212,8 @@ def world_is_drawable(c):
 def albums_have_weights(c):
     if c.data.kind == "pictures" and len(c.data.weights) != max(len(c.data.path), 1):
         refuse("data.weights", c.data.weights, f"{max(len(c.data.path), 1)} numbers, one for each of config.data.path")
+    if c.data.kind == "store" and c.data.path and len(c.data.weights) != (count := len(read_index(c.data.path)["albums"])):
+        refuse("data.weights", c.data.weights, f"{count} numbers, one for each source of the store")
 
 
 RULES = (
@@ -205,6 +228,7 @@ RULES = (
     patches_fit,
     heads_fit,
     positions_fit,
+    prompts_are_there,
     warmup_fits,
     one_meaning_of_s,
     null_prompt_is_trained,

@@ -98,7 +98,12 @@ def clean(text: str) -> str:
 
 def held_out(name: str, share: float) -> bool:
     """Whether the picture called `name` belongs to the dev share: crc32 of the name, so it stays there when other pictures come or go."""
-    return zlib.crc32(name.encode("utf-8", "surrogatepass")) % 10000 < round(share * 10000)
+    return bool(held_out_crc(zlib.crc32(name.encode("utf-8", "surrogatepass")), share))
+
+
+def held_out_crc(crc, share: float):
+    """The same of the crc32 of names, an int or an array of them."""
+    return crc % 10000 < round(share * 10000)
 
 
 def list_folder(path) -> tuple[list[tuple[str, tuple[str, ...]]], list[tuple[str, UserError]]]:

@@ -92,6 +92,13 @@ def open_tfds(name: str, size: int) -> tuple[int, Row]:
     return len(source), row
 
 
+def tfds_folder(name: str):
+    """Where the data set "NAME" or "NAME/SPLIT" lies, all its splits."""
+    import tensorflow_datasets as tfds
+
+    return tfds.builder(name.partition("/")[0]).data_path
+
+
 def texts_of(found: dict) -> dict:
     """The captions of a TFDS record as texts: bytes are decoded, a sequence of {"text": ...} is its texts."""
     key = next(key for key in CAPTIONS if key in found)

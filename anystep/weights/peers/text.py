@@ -246,28 +246,16 @@ def gemma_known_as(name, prefix=""):
 
 # BERT
 
-BERT = {
-    "vocab_size": ("vocabulary", 30522),
-    "max_position_embeddings": ("positions", 512),
-    "type_vocab_size": ("kinds", 2),
-    "hidden_size": ("width", 768),
-    "num_hidden_layers": ("depth", 12),
-    "num_attention_heads": ("heads", 12),
-    "intermediate_size": ("hidden", 3072),
-    "hidden_act": ("act", "gelu"),
-    "layer_norm_eps": ("epsilon", 1e-12),
-}
-
 
 def bert_options(config):
-    found, c = read(BERT, config)
+    found, c = read(bert.FIELDS, config)
     fixed = {"position_embedding_type": ("absolute",), "is_decoder": (False,), "add_cross_attention": (False,)}
     refuse(c, fixed | {"hidden_act": ACTS, "num_attention_heads": divisors(c["hidden_size"])}, "BertModel")
     return bert.Options(**found)
 
 
 def bert_config(o):
-    return written(BERT, o, "BertModel", "bert")
+    return written(bert.FIELDS, o, "BertModel", "bert")
 
 
 def bert_names(o):

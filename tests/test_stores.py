@@ -1,0 +1,448 @@
+"""Stores: encoded once, the same bytes however often it was killed; read like the pictures that they were made of; refused when stale; and
+text encoders that are not trained."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from folders import crc, pictures, take, texts
+
+import anystep
+from anystep import begin, encode, logs, stores, train, weights
+from anystep import config as configs
+from anystep.api import frozen_text
+from anystep.data import describe, make_stream
+from anystep.data.albums import open_album
+from anystep.data.quarantine import Quarantine
+from anystep.errors import UserError
+from anystep.nets.build import build_models, trained_roles
+from anystep.nets.text import bert
+from anystep.objectives import mix
+from anystep.optim import make_optimizer
+from anystep.state import init_state
+from anystep.subjects import to_uint8
+from anystep.train_step import abstract_batch, make_train_step
+from anystep.types import Roles
+from anystep.weights import encoders
+from anystep.weights.peers.text import PEERS
+
+FIXTURES = Path(__file__).parent / "fixtures"
+CODEC = FIXTURES / "autoencoder_kl_sd"
+SMALL = bert.Options(vocabulary=100, positions=32, width=12, depth=1, heads=2, hidden=16)
+NAMES = [f"noise number {i}" for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder with a tiny BERT of random weights and a tokenizer."""
+    pytest.importorskip("tokenizers")
+    folder = tmp_path_factory.mktemp("text")
+    return bert_folder(folder, 0)
+
+
+def bert_folder(folder, seed):
+    peer = PEERS["BertModel"]
+    params = jax.tree.map(lambda a: np.asarray(a) * 3, jax.jit(peer.init(SMALL))(jax.random.key(seed)))
+    weights.save_folder(folder, {"peer": peer.config(SMALL)}, params)
+    for file in (FIXTURES / "text_tokenizers" / "bert").iterdir():
+        shutil.copy(file, folder / file.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Twelve pictures, two captions each, of which all share one."""
+    folder = tmp_path_factory.mktemp("source")
+    tiny.pictures(folder)
+    rows = [{"file_name": f"{i}.png", "text": [NAMES[i], "a red ring, please"]} for i in range(12)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def encoded(source, out, *more):
+    flags = ["--path", str(source), "--size", "16", "--batch", "3", "--shard", "5", "--out", str(out), *map(str, more)]
+    assert not encode.main(flags)
+    return out
+
+
+@pytest.fixture(scope="module")
+def store(source, text, tmp_path_factory):
+    return encoded(source, tmp_path_factory.mktemp("made") / "store", "--text", text, "--autoencoder", CODEC, "--dtype", "float32")
+
+
+def section(path, **changes):
+    plain = {"kind": "store", "path": str(path), "weights": (1.0,), "dev_share": 0.0, "pipeline": "", "autoencoder": ""}
+    return SimpleNamespace(**plain | {"verify": True, "key": ""} | changes)
+
+
+def config(store, *more):
+    small = [f"--config.model.{field}" for field in ("width=16", "depth=1", "heads=2", "cross_heads=2", "scan=False", "dtype=float32")]
+    small += [f"--config.train.{field}" for field in ("steps=6", "log_every=1", "sample_every=0")]
+    small += ["--config.data.batch=8", "--config.optim.warmup=1", "--config.optim.name=adamw", "--config.checkpoint.every=3"]
+    small += ["--config.objective.consistency.share=0", "--config.eval.sampler=euler", "--config.eval.ask=now"]
+    small += ["--config.eval.steps=2", "--config.eval.prompts=2", f"--config.data.path={store}", "--config.data.dev_share=0.3"]
+    return configs.load(["--config", "store", *small, *more])[0]
+
+
+# What is written
+
+
+def test_what_is_written_is_what_the_encoders_say(source, text, store):
+    found = stores.Store(store)
+    album = open_album(str(source), 16, False, Quarantine(0.0))
+    (codec, params), (role, of_text) = encoders.codec_of(CODEC), encoders.text_of(text)
+    rows, kept = [album.row(number) for number in range(12)], [found.picture(number) for number in range(12)]
+    assert [tuple(captions) for _, captions in kept] == [captions for _, captions in rows]
+    x = np.stack([pixels[..., :3] for pixels, _ in rows]).astype(np.float32) / 127.5 - 1.0
+    latents = np.concatenate([array for array, _ in kept])
+    np.testing.assert_allclose(latents, jax.jit(codec.encode)(params, x), atol=1e-5)
+
+    prompts = [*NAMES, "a red ring, please", ""]
+    tokens = role.tokenize(prompts)
+    answer = jax.device_get(jax.jit(role.encode)(of_text, tokens))
+    for row, prompt in enumerate(prompts):
+        said, length = found.prompt(prompt), int(tokens[row, :, 1].sum())
+        assert said.features.shape == (length, 12)
+        np.testing.assert_allclose(said.features, answer["features"][row, :length], atol=1e-4)
+        np.testing.assert_allclose(said.pooled, answer["pooled"][row], atol=1e-4)
+    index = found.index
+    assert index["prompts"] == 13 and index["albums"] == [12] and index["text"]["length"] == int(tokens[..., 1].sum(1).max())
+    assert abs(index["picture"]["mean"] - latents.mean()) < 1e-5 and abs(index["picture"]["deviation"] - latents.std()) < 1e-5
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing of the program's own runs any more."""
+
+
+@pytest.mark.parametrize(
+    "at", [pytest.param(at, marks=pytest.mark.slow) if at != "close" else at for at in ("picture", "close", "progress", "index")]
+)
+def test_a_killed_encode_goes_on_and_ends_with_the_same_bytes(at, source, text, store, tmp_path, monkeypatch):
+    """Killed between two records, between the files of a shard, and before progress or index are written."""
+    place = {"picture": "add_picture", "close": "close"}
+    calls = []
+
+    def killed(function, after, name=None):
+        def call(*args):
+            if name is None or Path(args[0]).name == name:
+                calls.append(args)
+            if len(calls) > after:
+                raise Killed
+            return function(*args)
+
+        return call
+
+    flags = ("--text", text, "--autoencoder", CODEC, "--dtype", "float32")
+    with monkeypatch.context() as patch:
+        if at in place:
+            patch.setattr(stores.Shard, place[at], killed(getattr(stores.Shard, place[at]), {"picture": 6, "close": 1}[at]))
+        else:
+            patch.setattr(encode, "write_whole", killed(encode.write_whole, 1 if at == "progress" else 0, f"{at}.json"))
+        with pytest.raises(Killed):
+            encoded(source, tmp_path / "store", *flags)
+    with pytest.raises(UserError, match="config.data.path = .*: is not finished; the `anystep encode` that began it goes on"):
+        describe(section(tmp_path / "store"))
+    encoded(source, tmp_path / "store", *flags)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "store").iterdir() if not file.name.startswith(".")} == {
+        file.name: file.read_bytes() for file in store.iterdir()
+    }
+
+
+def test_damaged_pictures_are_left_out_and_noted(source, tmp_path, capsys):
+    folder = shutil.copytree(source, tmp_path / "source")
+    (folder / "7.png").write_bytes(b"no picture")
+    store = encoded(folder, tmp_path / "store", "--autoencoder", CODEC, "--most_bad", "0.1")
+    assert stores.read_index(store)["albums"] == [11] and "1 unreadable" in capsys.readouterr().out
+    assert ["7.png" in row["name"] for row in logs.read_rows(store / "quarantine.jsonl")] == [True]
+    captions = {caption for i in range(11) for caption in stores.Store(store).picture(i)[1]}
+    assert captions == {*NAMES, "a red ring, please"} - {NAMES[7]}
+    with pytest.raises(UserError, match="1 of 12 pictures cannot be used, more than config.data.most_bad = 0.01 allows"):
+        encoded(folder, tmp_path / "other", "--autoencoder", CODEC)
+
+
+def test_a_finished_store_is_left_alone_and_another_is_refused(source, text, store, capsys):
+    before = {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in store.iterdir()}
+    flags = ("--text", text, "--autoencoder", CODEC, "--dtype")
+    encoded(source, store, *flags, "float32")
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds a store that was made with another options"):
+        encoded(source, store, *flags, "bfloat16")
+    assert before == {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in store.iterdir()}
+
+
+@pytest.mark.parametrize("dtype, wrong", [("float16", True), ("bfloat16", False), ("float32", False)])
+def test_what_a_dtype_cannot_hold_is_refused(dtype, wrong):
+    if wrong:
+        with pytest.raises(UserError, match="--dtype float16: features reach 7e.04, beyond it; take bfloat16 or float32"):
+            encode.stored(np.array([1.0, 7e4]), dtype, "features")
+    else:
+        assert encode.stored(np.array([1.0, 7e4]), dtype, "features").dtype == np.dtype(dtype)
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ((), "nothing to encode with"),
+        (("--std", "--text", "x"), "--std"),
+        (("--autoencoder", "x", "--length", "4"), "--length 4"),
+        (("--autoencoder", "x", "--out", "gs://x"), "must be a local folder"),
+        (("--autoencoder", str(CODEC), "--size", "15"), "--size 15: must be a multiple of 2"),
+        (("--autoencoder", str(FIXTURES / "autoencoder_dcae_conv"), "--std"), "with one latent, not with a distribution"),
+        (("--autoencoder", str(FIXTURES / "text_bert")), "class 'BertModel' has no place there"),
+        (("--autoencoder", "/nowhere"), "no folder with .safetensors"),
+        (("--text", "/nowhere"), "no folder with .safetensors"),
+    ],
+)
+def test_flags_that_do_not_do(flags, said, source, tmp_path):
+    with pytest.raises(UserError, match=said):
+        encoded(source, tmp_path / "store", *flags)
+
+
+# What is read
+
+
+def test_pixels_and_texts_are_the_stream_of_the_pictures(source, text, tmp_path):
+    """The same pictures, captions and order as data.kind = "pictures"; for any number of processes, from any position."""
+    store = encoded(source, tmp_path / "store", "--text", text)
+    kind = pictures(source, size=16, dev_share=0.3)
+    for split in ("train", "dev"):
+        theirs = take(make_stream(kind, texts, 3, 4, split=split), 6)
+        ours = take(make_stream(section(store, dev_share=0.3), texts, 3, 4, split=split), 6)
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+        assert describe(section(store, dev_share=0.3), split) == describe(kind, split)
+    theirs = take(make_stream(kind, texts, 3, 4), 6)
+    late = make_stream(section(store, dev_share=0.3), texts, 3, 4, 1, 2)
+    late.set_state({"next_index": 4})
+    np.testing.assert_array_equal(next(late)["x0"], theirs[4]["x0"][2:])
+
+
+def test_several_sources_are_mixed_by_weight(source, tmp_path):
+    store = encoded(f"{source},{source}", tmp_path / "store", "--autoencoder", CODEC)
+    assert stores.read_index(store)["albums"] == [12, 12] and stores.read_index(store)["prompts"] == 13
+    with pytest.raises(UserError, match="config.data.weights = .*: must be 2 numbers, one for each source of the store"):
+        config(store, "--config.model.text.encoder=hashed")
+    a = take(make_stream(section(store, weights=(1.0, 3.0)), texts, 0, 6), 3)
+    both = pictures(source, size=16, weights=(1.0, 3.0))
+    both.path *= 2
+    b = take(make_stream(both, texts, 0, 6), 3)
+    assert [x["cond"]["tokens"].tolist() for x in a] == [x["cond"]["tokens"].tolist() for x in b]
+
+
+@pytest.mark.slow
+def test_latents_are_drawn_where_their_deviation_was_kept(source, tmp_path):
+    store = encoded(source, tmp_path / "store", "--autoencoder", CODEC, "--std", "--dtype", "float32")
+    batches = take(make_stream(section(store), crc, 0, 12), 60)
+    x0, names = (np.concatenate(column) for column in zip(*((b["x0"], b["cond"]["tokens"]) for b in batches), strict=True))
+    found = stores.Store(store)
+    for number in range(12):
+        mean, deviation = found.picture(number)[0]
+        drawn = x0[names == crc(found.picture(number)[1])[0]]
+        error = drawn - mean
+        assert len(drawn) > 15 and np.abs(error.mean(0) / deviation).max() < 5 / len(drawn) ** 0.5
+        assert abs((error / deviation).std() - 1) < 0.05
+    again = take(make_stream(section(store), crc, 0, 12), 1)[0]
+    np.testing.assert_array_equal(again["x0"], batches[0]["x0"])
+
+
+STALE = {
+    "unfinished": (lambda store: (store / "index.json").rename(store / "progress.json"), "is not finished"),
+    "none": (lambda store: (store / "index.json").unlink(), "is no store"),
+    "no JSON": (lambda store: (store / "index.json").write_text("{"), "not an index of a store"),
+    "no object": (lambda store: (store / "index.json").write_text("3"), "not an index of a store"),
+    "version": (lambda store: edit(store, version=7), "version 7, known is 1"),
+    "index": (lambda store: edit(store, albums=[11]), "not what was written"),
+    "missing": (lambda store: (store / "00001.pictures.array_record").unlink(), "00001.pictures.array_record: is missing"),
+    "short": (lambda store: cut(store / "00001.prompts.array_record"), "bytes of"),
+    "flipped": (lambda store: flip(store / "00001.pictures.array_record"), "another digest"),
+    "table": (lambda store: flip(store / "00000.table.npz"), "another digest"),
+    "swapped": (
+        lambda store: shutil.copy(store / "00000.pictures.array_record", store / "00002.pictures.array_record"),
+        "00002.pictures.array_record: not what the index says",
+    ),
+}
+
+
+def edit(store, **changes):
+    file = store / "index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_a_stale_store_is_one_line_before_a_device_is_touched(what, store, tmp_path, monkeypatch):
+    folder, (spoil, said) = shutil.copytree(store, tmp_path / "store"), STALE[what]
+    asked = config(folder)
+    spoil(folder)
+    monkeypatch.setattr(jax, "devices", None)
+    with pytest.raises(UserError, match=said) as error:
+        begin.check(begin.pinned(asked), tmp_path / "run", [], ())
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_of_other_encoders_is_refused(text, store, tmp_path):
+    """A pipeline by its parts; an encoder with one more byte is another."""
+    pipe = tmp_path / "pipe"
+    shutil.copytree(CODEC, pipe / "vae")
+    with pytest.raises(UserError, match="config.data.autoencoder = .*: the store .* was made with another autoencoder"):
+        begin.check(config(store, f"--config.data.autoencoder={FIXTURES / 'autoencoder_kl_bare'}"), tmp_path, [], ())
+    begin.check(config(store, f"--config.data.autoencoder={CODEC}"), tmp_path, [], ())
+    other = shutil.copytree(text, tmp_path / "text")
+    assert stores.digest_of(other, stores.TEXT) == stores.digest_of(text, stores.TEXT) == stores.read_index(store)["made_with"]["text"]
+    (other / "tokenizer_config.json").write_text((other / "tokenizer_config.json").read_text() + " ")
+    with pytest.raises(UserError, match="config.data.pipeline = .*: the store .* was made with another text"):
+        begin.check(config(store, f"--config.data.pipeline={other}"), tmp_path, [], ())
+
+
+# What is trained
+
+
+def test_dropped_rows_see_the_null_prompt_and_the_others_their_own(store):
+    asked = config(store)
+    models = build_models(asked)
+    role = models["text"]
+    prompts = NAMES[:8]
+    batch = {"x0": jnp.zeros((8, 8, 8, 4)), "index": jnp.arange(8), "cond": {"tokens": role.tokenize(prompts)}}
+    roles = Roles({"net": {}, "text": {}}, {"net": {}, "text": {}}, {"text": {}}, {})
+    seen = jax.jit(lambda batch: mix.prepare(models, roles, batch, jax.random.key(0), 0, 0.5))(batch)
+    dropped = np.asarray(seen["dropped"])
+    assert 0 < dropped.sum() < 8
+    for row, prompt in enumerate(prompts):
+        want = role.tokenize(["" if dropped[row] else prompt])
+        for name in ("features", "mask", "pooled"):
+            np.testing.assert_array_equal(seen["cond"][name][row], want[name][0])
+            np.testing.assert_array_equal(seen["null"][name][row], role.tokenize([""])[name][0])
+            np.testing.assert_array_equal(seen["ema_cond"][name], seen["cond"][name])
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    """A run of six steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    flags = ["--config.train.sample_every=6", f"--config.data.autoencoder={CODEC}"]
+    asked = config(store, *flags)
+    assert not train.train(asked, str(workdir), "", 0.0)
+    return workdir
+
+
+@pytest.mark.slow
+def test_a_run_on_a_store_learns_saves_resumes_and_draws(run, store, text, tmp_path, capsys):
+    losses = [row["loss"] for row in logs.read_rows(run / "metrics.jsonl") if "loss" in row]
+    assert len(losses) == 6 and np.isfinite(losses).all() and (run / "samples" / "6.png").stat().st_size > 500
+    (model, params), (_, loaded) = anystep.load(run), anystep.load(run / "model")
+    jax.tree.map(np.testing.assert_array_equal, params, loaded)
+    assert params["text"] == {} and params["codec"]
+    drawn = anystep.sample(model, params, [NAMES[3], ""], steps=2)
+    assert drawn.shape == (2, 16, 16, 3) and drawn.dtype == np.uint8
+
+    with pytest.raises(UserError, match=r"prompt 'a blue ring': is not among the 13 of the store .*; anystep.load\(\.\.\., text=FOLDER\)"):
+        anystep.sample(model, params, ["a blue ring"])
+    free, own = anystep.load(run, text=text)
+    both = anystep.sample(free, own, [NAMES[3], "a blue ring"], steps=2)
+    np.testing.assert_allclose(both[0].astype(int), drawn[0], atol=1)  # the prompt's padding is longer
+    assert (both[0] != both[1]).any()
+    with pytest.raises(UserError, match="text = .*: the store .* was made with another text"):
+        anystep.load(run, text=FIXTURES / "text_bert")
+
+
+@pytest.mark.slow
+def test_a_run_on_a_store_goes_on_bit_for_bit_and_not_on_another_store(run, store, source, text, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    (workdir / "model" / "weights.safetensors").unlink()
+    moved = shutil.copytree(store, tmp_path / "moved")
+    asked = config(moved, "--config.train.sample_every=6")
+    assert not train.train(asked, str(workdir), "", 0.0)
+    assert (workdir / "model" / "weights.safetensors").read_bytes() == (run / "model" / "weights.safetensors").read_bytes()
+    other = encoded(source, tmp_path / "other", "--text", text, "--autoencoder", CODEC)
+    with pytest.raises(UserError, match="was begun with another config .config.data.key: "):
+        train.train(config(other, "--config.train.sample_every=6"), str(workdir), "", 0.0)
+
+
+def test_latents_without_an_autoencoder_show_their_first_channels():
+    x = np.zeros((1, 2, 2, 4), np.float32)
+    x[..., 0], x[..., 3] = 2.0, -9.0
+    assert to_uint8(x).shape == (1, 2, 2, 3) and to_uint8(x)[0, 0, 0].tolist() == [255, 128, 128]
+
+
+# Text encoders that are not trained
+
+
+def frozen(folder, *more):
+    flags = ("--config.model.text.encoder=minilm", f"--config.model.text.folder={folder}", "--config.model.text.length=12")
+    flags += ("--config.objective.consistency.share=0", "--config.model.depth=1", "--config.optim.name=adamw")
+    return tiny.config("shapes", folder, *flags, *more)
+
+
+def test_a_pretrained_encoder_is_neither_trained_nor_saved(text):
+    asked = frozen(text)
+    models = build_models(asked)
+    optimizers = {role: make_optimizer(asked.optim, 6) for role in trained_roles(asked)}
+    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    assert set(state.params) == {"net"} == set(state.ema["main"]) == set(state.opt)
+    tokens = next(make_stream(asked.data, models["text"].tokenize, 0, 8))["cond"]["tokens"]
+    batch = abstract_batch(asked, models)
+    assert batch["cond"]["tokens"].shape == tokens.shape == (8, 12, 2)
+    step = make_train_step(asked, models, optimizers)
+    after, metrics = jax.eval_shape(step, state, {"text": frozen_text(asked)}, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert "grad_norm/net" in metrics and "grad_norm/text" not in metrics
+
+
+def test_an_encoder_is_read_as_its_peer_says_and_pinned_by_its_digest(text, tmp_path):
+    asked = begin.pinned(frozen(text))
+    assert asked.model.text.digest == stores.digest_of(text, stores.TEXT) and begin.pinned(asked) == asked
+    role, params = encoders.text_of(text, length=12)
+    tokens, mine = role.tokenize(["a red ring", ""]), build_models(asked)["text"]
+    np.testing.assert_array_equal(mine.tokenize(["a red ring", ""]), tokens)
+    np.testing.assert_array_equal(
+        jax.jit(mine.encode)(frozen_text(asked), tokens)["features"], jax.jit(role.encode)(params, tokens)["features"]
+    )
+    other = bert_folder(tmp_path / "other", 1)
+    wrong = configs.from_dict(configs.flatten(asked.to_dict()) | {"model.text.folder": str(other)})
+    with pytest.raises(UserError, match="holds another encoder than the one that the model was trained with"):
+        frozen_text(wrong)
+    moved = begin.pinned(frozen(shutil.copytree(text, tmp_path / "moved")))
+    (tmp_path / "config.json").write_text(json.dumps(asked.to_dict()))
+    begin.check(moved, tmp_path, [1], ())
+    with pytest.raises(UserError, match="was begun with another config .config.model.text.digest: "):
+        begin.check(begin.pinned(frozen(other)), tmp_path, [1], ())
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (("--config.model.text.encoder=stored",), "config.model.text.encoder = 'stored' .*: must be hashed or minilm without"),
+        (("--config.model.text.folder=x",), "config.model.text.folder = 'x' .*: must be '' for"),
+        (("--config.model.text.encoder=minilm", f"--config.model.text.folder={FIXTURES / 'text_t5'}"), "must hold a BertModel"),
+    ],
+)
+def test_text_encoders_that_do_not_do(flags, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        build_models(tiny.config("shapes", tmp_path, *flags))
+
+
+@pytest.mark.slow
+def test_a_run_with_a_pretrained_encoder_is_saved_without_it_and_draws(text, tmp_path):
+    asked = frozen(text, "--config.train.steps=2", "--config.checkpoint.every=1", "--config.eval.sampler=euler", "--config.eval.ask=now")
+    assert not train.train(asked, str(tmp_path / "run"), "", 0.0)
+    saved, params = weights.load_folder(tmp_path / "run" / "model")
+    assert set(params) == {"net"} and saved["model"]["text"]["digest"]
+    (model, params), (_, again) = anystep.load(tmp_path / "run"), anystep.load(tmp_path / "run" / "model")
+    assert set(params) == {"net", "text"}
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert anystep.sample(model, params, ["a red ring", "a red ring"], steps=2).shape == (2, 16, 16, 3)
