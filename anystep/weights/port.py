@@ -125,7 +125,8 @@ def bring(source, folder, dtype=None, allow=()):
         if part.name in NOT_OURS:
             continue
         brought.add(part.name)
-        if (part / CONFIG).is_file() and not part.name.startswith("tokenizer"):
+        network = (part / CONFIG).is_file() and not part.name.startswith("tokenizer")
+        if network or any(part.glob("*.safetensors")):
             yield folder / part.name, bring_one(part, folder / part.name, dtype, allow)
         else:
             copy_plain(part, folder / part.name)
