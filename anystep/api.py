@@ -19,7 +19,7 @@ from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.build import build_models, text_folder, trained_roles
 from anystep.path import from_flow_time
-from anystep.sampling import make
+from anystep.sampling import make, on_whole_steps
 from anystep.sampling import sample as run
 from anystep.state import EMA
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
@@ -46,7 +46,7 @@ class Pipeline(NamedTuple):
 
 def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
     """A Pipeline of its parts, without weights."""
-    fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "shape")
+    fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "whole", "shape")
     draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
     return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(codec.decode))
 
@@ -165,7 +165,7 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
-    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "restart" | "ddim" |
+    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "dpm" | "restart" | "ddim" |
     "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
     [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; noise [N, ...] to start from, else row i's depends on
     (seed, i) alone, not on steps or on the other prompts. Raises UserError for a bad prompt, size or number of steps, and for a scale that
@@ -193,6 +193,7 @@ def sample_array(
         raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
     batch, tokens_each = d.batch, tokens_of(model, shape)
     flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
+    begin, finish = d.ends(flow_times)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out = model.text.tokenize([""]), []
     for first in range(0, len(prompts), batch):
@@ -207,6 +208,7 @@ def sample_array(
             flow_times,
             scale,
             d.interval,
+            (begin, finish),
             number("eta", d.eta if eta is None else eta),
             sampler=sampler,
             ask=ask,
@@ -216,11 +218,14 @@ def sample_array(
             steer=steer,
             guided=scale != 1.0 and inside != "all",
             told=d.told,
+            whole=d.whole,
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[first : first + batch], rows), jnp.float32),
         )
-        x = x if model.codec is None else model.decode(params["codec"], x)
-        out.append(np.asarray(x)[: len(some)])
+        if model.codec is None:
+            out.append(np.asarray(x)[: len(some)])
+        else:  # one picture at a time: a decoder's finest level takes more memory than the network
+            out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
     return np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
 
 
@@ -261,8 +266,8 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
         return wanted, "all"
     if drawing.learned == 1.0:
         return wanted, ""
-    by_way_of_data = sampler not in ("euler", "heun") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
-    if sampler == "heun" or (ask != "zero" and not by_way_of_data):
+    by_way_of_data = sampler not in ("euler", "heun", "dpm") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
+    if sampler in ("heun", "dpm") or (ask != "zero" and not by_way_of_data):
         return wanted, "jumps"
     if scale is not None:
         raise UserError(
@@ -280,8 +285,8 @@ def number(name, value):
 
 
 def _draw(
-    net, text, params, tokens, null, keys, flow_times, scale, interval, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, shape, noise,
+    net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise,
 ):  # fmt: skip
     cond, rows = text.encode(params["text"], tokens), keys.shape[0]
     if told:
@@ -297,10 +302,12 @@ def _draw(
         none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)(velocity)
+    if whole:
+        velocity = on_whole_steps(velocity, whole)
     walker = make(sampler, velocity, net, ask, eta)
     if steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)
     noise = tree.normal(pairs[:, 0], shape) if noise is None else noise
-    x, _ = run(walker, pairs[:, 1], noise, from_flow_time(net.path, flow_times))
-    return x * channels(net.scale, x) + channels(net.shift, x)
+    x, _ = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times))
+    return ends[1] * x * channels(net.scale, x) + channels(net.shift, x)

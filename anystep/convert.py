@@ -4,7 +4,8 @@ import  SOURCE FOLDER   a diffusers or transformers folder (config.json + safete
                         (model_index.json), becomes ours
 export  SOURCE FOLDER   and back: what was imported, perhaps trained since, as the peer's own folder
 inspect FOLDER          its class, tensors and how they fit our network
-verify  FOLDER          runs our network on the inputs of io.npz and compares each recorded output: ok, or the worst by name and exit code 1
+verify  FOLDER          runs our network on the inputs of io.npz and compares recorded outputs: ok, or the worst by name and exit code 1;
+                        the same for recordings without weights beside them, of diffusers' schedulers (our samplers) and of MiniLM
 
 Bits stay as they are unless --dtype asks otherwise. What is missing, unused or mis-shaped is named and refused; --allow lets the first two
 pass.
@@ -54,6 +55,8 @@ def main(argv):
             raise UserError(f"FOLDER: {args.folder!r} is the folder that is read")
         for place, count in port.bring(args.source, out, args.dtype, args.allow) if args.verb == "import" else port.give(args.source, out):
             print(f"{place}: {count} tensors")
+        if left := [name for name in port.NOT_OURS if args.verb == "import" and (Path(args.source) / name).is_dir()]:
+            print(f"{out}: without {', '.join(left)}, which no network here is")
 
 
 def inspect(folder):
@@ -84,9 +87,12 @@ def inspect(folder):
 
 def verify(folder):
     """Prints `ok` and the worst error, or what is not met; 0 or 1."""
-    from anystep.weights import port
+    from anystep.weights import CONFIG, port, recordings
 
-    met, lines = port.measure(folder, CLOSE, CLOSE_DERIVATIVE)
+    if (Path(folder) / CONFIG).is_file():
+        met, lines = port.measure(folder, CLOSE, CLOSE_DERIVATIVE)
+    else:
+        met, lines = recordings.measure(folder, CLOSE)
     print("\n".join(lines))
     return 0 if met else 1
 

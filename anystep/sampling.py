@@ -2,6 +2,7 @@
 
     euler     x <- jump(x_t, u(x_t, t, s), t, t_next)                         order 1; exact in one step for a flow map asked s = t_next
     heun      the mean of the velocities at both ends                         order 2; two evaluations a step, one on the last
+    dpm       DPM-Solver++ 2M, the data extrapolated in log(alpha / sigma)    order 2; one evaluation a step
     restart   x <- alpha x0 + sigma fresh noise, x0 = data end of u           the marginals Self-E trains; s = 0: multistep of sCM
     ddim      x <- alpha x0 + b noise_hat + sqrt(sigma^2 - b^2) fresh noise   eta = 0 keeps all of the noise, as a jump to t_next does
 
@@ -67,16 +68,49 @@ def heun(velocity, path) -> Sampler:
     return Sampler(starter(path), step)
 
 
+def dpm(velocity, path) -> Sampler:
+    """DPM-Solver++ 2M (2211.01095, Alg. 2) with lambda = log(alpha / sigma), h = lambda_next - lambda: Euler's jump, its data extrapolated,
+
+        x <- jump + (h / 2 h_before) (alpha_next - sigma_next alpha / sigma) (x0 - x0_before)
+
+    Like `heun` on the diagonal s = t. The first step, which has no x0_before, and one to the data end, where h is infinite, are Euler's:
+    so are diffusers' for every number of steps where it ends at sigma = 0, whatever lower_order_final and euler_at_final say. Its order
+    counts steps of lambda, and those next to an end of an even grid do not become small.
+    """
+
+    def init(key, noise, t):
+        state = starter(path)(key, noise, t)
+        return state._replace(inner=(jnp.zeros_like(state.x), t))  # the last data and its time; still at t: none yet
+
+    def step(state, t_pair, first=None):
+        t, t_next = broadcast(state.x, t_pair)
+        u, aux = velocity(state.x, t, t) if first is None else first
+        x0, _ = data_and_noise(path, state.x, u, t)
+        x0_before, t_before = state.inner
+        (alpha, sigma, ratio), (alpha_next, sigma_next, ratio_next) = (levels(path, time) for time in t_pair)
+        between = (t_pair[0] < t_before) & (t_pair[1] > path.t_data)
+        slope = jnp.where(between, 0.5 * (ratio_next - ratio) / (ratio - levels(path, t_before)[2]), 0.0)
+        x = jump(path, state.x, u, t, t_next) + slope * (alpha_next - sigma_next * alpha / sigma) * (x0 - x0_before)
+        return state._replace(x=x, inner=(x0, t_pair[0])), aux
+
+    return Sampler(init, step)
+
+
+def levels(path, t):
+    """(alpha, sigma, log(alpha / sigma)) at a scalar t; infinite at an end, also where cos(pi / 2) has rounded below 0."""
+    alpha, sigma = jnp.maximum(path.alpha(t), 0.0), path.sigma(t)
+    return alpha, sigma, jnp.log(alpha) - jnp.log(sigma)
+
+
 def restart(velocity, path, ask) -> Sampler:
-    """Predict the data, then noise it afresh to t_next. state.key holds one key a sample."""
+    """Predict the data, then noise it afresh to t_next."""
 
     def step(state, t_pair, first=None):
         t, t_next = broadcast(state.x, t_pair)
         u, aux = velocity(state.x, t, ask(t, t_next)) if first is None else first
         x0, _ = data_and_noise(path, state.x, u, t)
-        keys = jax.vmap(lambda k: jax.random.split(k))(state.key)
-        noise = tree.normal(keys[:, 1], state.x.shape[1:])
-        return state._replace(x=interpolate(path, x0, noise, t_next), key=keys[:, 0]), aux
+        noise, key = fresh(state)
+        return state._replace(x=interpolate(path, x0, noise, t_next), key=key), aux
 
     return Sampler(starter(path), step)
 
@@ -101,9 +135,8 @@ def ddim(velocity, path, ask, eta=1.0, form="posterior") -> Sampler:
             markov = after * after * path.alpha(t_pair[0]) / (path.alpha(t_pair[1]) * before)
             drawn = eta**2 * jnp.maximum(after**2 - markov**2, 0.0)
             kept = jnp.sqrt((1.0 - eta**2) * after**2 + eta**2 * markov**2)  # as a difference it could round below 0
-        keys = jax.vmap(lambda k: jax.random.split(k))(state.key)
-        fresh = jnp.sqrt(drawn) * tree.normal(keys[:, 1], state.x.shape[1:])
-        return state._replace(x=path.alpha(t_pair[1]) * x0 + kept * noise + fresh, key=keys[:, 0]), aux
+        new, key = fresh(state)
+        return state._replace(x=path.alpha(t_pair[1]) * x0 + kept * noise + jnp.sqrt(drawn) * new, key=key), aux
 
     return Sampler(starter(path), step)
 
@@ -111,8 +144,8 @@ def ddim(velocity, path, ask, eta=1.0, form="posterior") -> Sampler:
 def make(name, velocity, model: Model, ask="next", eta=1.0) -> Sampler:
     """The sampler of a config word for a (guided) velocity of `model`. Samplers that go by way of the data always ask a flow map for s = 0:
     only there does its answer end at the data."""
-    if name == "heun":
-        return heun(velocity, model.path)
+    if name in ("heun", "dpm"):
+        return {"heun": heun, "dpm": dpm}[name](velocity, model.path)
     if name == "euler":
         return euler(velocity, model.path, asker(model, ask))
     asked = asker(model, "zero" if model.ends == "map" else ask)
@@ -122,13 +155,32 @@ def make(name, velocity, model: Model, ask="next", eta=1.0) -> Sampler:
 
 
 def sample(sampler: Sampler, key, noise, times):
-    """Runs `sampler` over `times` [N + 1], decreasing, in the Model's path time. noise [B, ...] is unit normal, key [B] one key a sample.
+    """Runs `sampler` over `times` [N + 1], decreasing, in the Model's path time. noise [B, ...] is unit normal, key [B] one key a sample
+    (or [draws, B, ...] the noises themselves that it is to draw, in order).
 
     Returns (x at times[-1], info stacked over the N steps).
     """
     state = sampler.init(key, noise, times[0])
     state, info = jax.lax.scan(sampler.step, state, (times[:-1], times[1:]))
     return state.x, info
+
+
+def on_whole_steps(velocity, count):
+    """Velocity -> Velocity asked at floor(count t) / count: diffusers' DPM-Solver tells a network whole steps while it walks by exact ones.
+    Where count t is whole but for a rounding, the two may be told neighbours."""
+
+    def whole(t):
+        return jnp.floor(count * t) / count
+
+    return lambda x, t, s: velocity(x, whole(t), whole(s))
+
+
+def fresh(state):
+    """(unit noise of x's shape, the next state.key) from one key a sample, or from noises that are given."""
+    if state.key.ndim > 1:
+        return state.key[0], jnp.roll(state.key, -1, axis=0)
+    keys = jax.vmap(lambda k: jax.random.split(k))(state.key)
+    return tree.normal(keys[:, 1], state.x.shape[1:]), keys[:, 0]
 
 
 def starter(path):

@@ -3,6 +3,9 @@
 logit-normal   t = sigmoid(mean + std z)                                        (2403.03206)
 shift          t -> shift t / (1 + (shift - 1) t),   shift = exp(mu) of FLUX and Self-E; one warp for training and sampling
 gap            s ~ U(max(1 - tau, s_min) t, t),   tau from 0 to 1 over `anneal` steps      (Self-E, 2512.22374, S.2)
+
+Peers count otherwise, their grids stand below: `discrete_steps` in step numbers (`nets.discrete` knows their flow times), `scm_angles` in
+TrigFlow's angles.
 """
 
 import math
@@ -10,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from anystep import tree
 
@@ -69,9 +73,35 @@ def annealed_low_share(step, anneal, s_min=0.0):
     return jnp.maximum(1.0 - tau, s_min)
 
 
-def grid(steps, shift=1.0):
-    """[steps + 1] decreasing flow times from 1 to 0, evenly spaced before the warp."""
-    return warp(jnp.linspace(1.0, 0.0, steps + 1), shift)
+def grid(steps, shift=1.0, first=1.0, last=None):
+    """[steps + 1] decreasing flow times from 1 to 0, evenly spaced before the warp. `first` and `last` (before the warp, too) as peers have
+    them: from first to 0, or from first to last and then 0."""
+    even = jnp.linspace(first, 0.0, steps + 1) if last is None else jnp.append(jnp.linspace(first, last, steps), 0.0)
+    return warp(even, shift)
+
+
+def discrete_steps(steps, spacing, offset=0, known=1000):
+    """[steps] decreasing step numbers of a network that knows 0 to known - 1 (2305.08891, Tab. 2; diffusers' roundings).
+
+    "leading": the lower end of each of `steps` parts, plus offset; "trailing": its upper end; "linspace": from end to end, not rounded.
+    """
+    number = np.arange(steps)
+    if spacing == "leading":
+        return number[::-1] * (known // steps) + offset
+    if spacing == "trailing":
+        return np.round(known - number * (known / steps)) - 1
+    return np.linspace(0.0, known - 1, steps)[::-1]
+
+
+SPRINT_ANGLES = {1: (np.pi / 2, 0.0), 2: (1.5683, 1.3, 0.0), 4: (1.5683, 1.3, 1.1, 0.6, 0.0)}  # searched by FID (2503.09641, Tab. 7)
+
+
+def scm_angles(steps, first=1.5708, middle=1.3):
+    """[steps + 1] decreasing angles of TrigFlow as SANA-Sprint's released pipeline has them: even, but `middle` inside of two steps.
+
+    first = 1.5708 lies 4e-6 above pi / 2: clip its flow time at 1.
+    """
+    return np.array([first, middle, 0.0]) if steps == 2 and middle is not None else np.linspace(first, 0.0, steps + 1)
 
 
 def quarter(t, t_noise):

@@ -131,6 +131,8 @@ class Drawing(NamedTuple):
     learned: float = 1.0  # guidance that jumps were trained under
     jumps_anywhere: bool = False  # not to s = 0 alone
     batch: int = 64  # prompts at once: one compilation a step count, whatever the number of prompts
+    ends: Callable[[Array], tuple[float, float]] = lambda times: (1.0, 1.0)  # of a grid: factors of the unit noise and of the result
+    whole: int = 0  # N: the network is told floor(N t) / N
 
 
 class TrainState(NamedTuple):

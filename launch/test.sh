@@ -26,6 +26,10 @@ tests() { # environment, pytest arguments
     "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 --durations 8 -n 2 --dist worksteal "${@:2}"
 }
 
+quick() { # environment; compilation is most of these tests' time, so it is spared where speed is not what they look at
+    JAX_DISABLE_MOST_OPTIMIZATIONS=1 tests "$1" -m "not slow"
+}
+
 for python in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do ! is_new "$python" || break; done
 is_new "$python" || { echo "error: ${PYTHON:-no interpreter found}: needs Python 3.11 or newer, set PYTHON=..." >&2; exit 2; }
 install "$python" .venv-test
@@ -33,12 +37,12 @@ say "style"
 .venv-test/bin/ruff check .
 .venv-test/bin/ruff format --check .
 say "quick tests"
-tests .venv-test -m "not slow"
+quick .venv-test
 second=$([ "${SECOND:-1}" = 0 ] || newest)
 if [ -n "$second" ]; then
     install "$second" .venv-test-newest
     say "quick tests, second stack"
-    tests .venv-test-newest -m "not slow"
+    quick .venv-test-newest
 elif [ "${SECOND:-1}" != 0 ]; then
     say "no second stack: no Python newer than $python found"
 fi

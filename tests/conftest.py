@@ -3,12 +3,24 @@
 import os
 from pathlib import Path
 
+import pytest
+
 CACHE = Path(os.environ.get("ANYSTEP_CACHE") or Path.home() / ".cache" / "anystep") / "jax"
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")  # a forgotten axis is an error, not a broadcast
+
+
+@pytest.fixture(scope="module")
+def light_compilation():
+    """Most optimisations off: for files of many small networks, whose time is compilation."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pytest_configure(config):

@@ -35,6 +35,7 @@ def drawn(found, scale, steps=2, **how):
     [
         ("inside", "euler", "now"),
         pytest.param("inside", "heun", "zero", marks=pytest.mark.slow),  # asks s = t whatever is said
+        pytest.param("inside", "dpm", "zero", marks=pytest.mark.slow),  # so does this
         pytest.param("plain", "restart", "zero", marks=pytest.mark.slow),
         pytest.param("none", "restart", "zero", marks=pytest.mark.slow),  # asked s = t: there are no jumps
     ],

@@ -20,7 +20,7 @@ from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
 
 FIXTURES = Path(__file__).parent / "fixtures"
-RECORDED = sorted(path.name for path in FIXTURES.iterdir() if (path / "io.npz").exists())
+RECORDED = sorted(path.name for path in FIXTURES.iterdir() if (path / "io.npz").exists() and (path / "config.json").exists())
 QUICK = ("sana_control",)
 SPRINT = FIXTURES / "sana_sprint"
 FULL = {"_class_name": "SanaTransformer2DModel", "in_channels": 32, "out_channels": 32, "attention_head_dim": 32, "caption_channels": 2304}
@@ -192,6 +192,7 @@ def test_a_config_that_we_do_not_have_is_one_line(field, value, said, tmp_path):
         (["import", "a", "b", "--allow", "all"], "allowed missing, unused"),
         (["export", "a", "b", "--dtype", "float16"], "is for import only"),
         (["inspect", "nowhere"], "has no config.json"),
+        (["verify", "nowhere"], "has no config.json, nor a recording"),
     ],
 )
 def test_bad_requests(argv, said):

@@ -43,9 +43,45 @@ def test_order(end, path, name, order):
 
 
 @pytest.mark.parametrize("path", MODELS)
-def test_one_step_of_heun_is_one_of_euler(path):
+@pytest.mark.parametrize("name", ["heun", "dpm"])
+def test_one_step_of_heun_and_dpm_is_one_of_euler(name, path):
     grid = jnp.array([MODELS[path].path.t_noise, 0.0])
-    np.testing.assert_allclose(walk("heun", MODELS[path], grid), walk("euler", MODELS[path], grid), atol=1e-6)
+    np.testing.assert_allclose(walk(name, MODELS[path], grid), walk("euler", MODELS[path], grid), atol=1e-6)
+
+
+@pytest.mark.parametrize("path", ["linear", "trig"])
+def test_dpm_is_of_second_order(path):
+    """On x0 ~ N(0, 0.3), whose flow keeps x / std, between two inner times: at the ends steps of log(alpha / sigma) do not become small."""
+
+    def variance(t):
+        return (1 - t) ** 2 * 0.3 + t**2
+
+    def velocity(params, x, t, s, cond):
+        return x * ((t - (1 - t) * 0.3) / variance(t))[:, None]
+
+    model = toys.analytic(velocity, ends="none")
+    model = model if path == "linear" else as_trig(model)
+    steps, errors = np.array([8, 16, 32, 64]), []
+    for n in steps:
+        grid = from_flow_time(model.path, jnp.linspace(0.95, 0.05, int(n) + 1))
+        start, end = ((model.path.alpha(t) ** 2 * 0.3 + model.path.sigma(t) ** 2) ** 0.5 for t in (grid[0], grid[-1]))
+        errors.append(np.abs(walk("dpm", model, grid) - end / start * model.path.sigma(grid[0]) * NOISE).max())
+    assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(2, abs=0.2)
+
+
+def test_dpm_where_the_data_is_linear_in_the_log_ratio():
+    """Two steps, 0.7 to 0.5 to 0.2: the first keeps the data, the second takes that of its middle, half a step of lambda on."""
+    a, b, start = 0.3, -0.8, 1.1
+
+    def ratio(t):
+        return np.log((1 - t) / t)
+
+    model = toys.analytic(lambda params, x, t, s, cond: (x - (a + b * jnp.log((1 - t) / t))[:, None]) / t[:, None], ends="none")
+    found = walk("dpm", model, jnp.array([0.7, 0.5, 0.2]), jnp.full((1, 1), start / 0.7), KEYS[:1])
+    data = a + b * ratio(0.7)
+    middle = 0.5 * data + 0.5 * (start - 0.3 * data) / 0.7
+    data = a + b * (ratio(0.5) + ratio(0.2)) / 2
+    np.testing.assert_allclose(found, [[0.8 * data + 0.2 * (middle - 0.5 * data) / 0.5]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("path", ["linear", "trig"])
@@ -118,6 +154,27 @@ def test_restart_draws_afresh_and_by_sample():
     x = walk("restart", FIELD, grid)
     swapped = walk("restart", FIELD, grid, NOISE[::-1], KEYS[::-1])
     np.testing.assert_allclose(swapped[::-1], x, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["restart", "ddim"])
+def test_noises_that_are_given_are_drawn_in_order(name):
+    grid, given = jnp.array([1.0, 0.7, 0.3, 0.0]), jax.random.normal(jax.random.key(7), (3, *NOISE.shape))
+    sampler = sampling.make(name, closed(FIELD), FIELD)
+    x, times_of_steps = NOISE, [jnp.full(64, t) for t in grid]
+    for t, after, noise in zip(times_of_steps[:-1], times_of_steps[1:], given, strict=True):
+        x0 = x - t[:, None] * toys.exact_velocity(x, t)
+        kept = 0.0
+        if name == "ddim":
+            kept = (1 - t) * after**2 / ((1 - after) * t)  # of the predicted noise, after a Markov step
+            kept = kept[:, None]
+        predicted = (x - (1 - t[:, None]) * x0) / t[:, None]
+        x = (1 - after[:, None]) * x0 + kept * predicted + jnp.sqrt(after[:, None] ** 2 - kept**2) * noise
+    np.testing.assert_allclose(sampling.sample(sampler, given, NOISE, grid)[0], x, atol=2e-5)
+
+
+def test_whole_steps():
+    asked = sampling.on_whole_steps(lambda x, t, s: (t, s), 1000)(None, jnp.array([0.99966, 0.5]), jnp.array([0.2499, 0.0]))
+    np.testing.assert_allclose(asked, [[0.999, 0.5], [0.249, 0.0]], rtol=1e-6)
 
 
 def test_what_is_asked():

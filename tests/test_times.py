@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from anystep import times
+from anystep.path import TRIG, to_flow_time
 from anystep.times import TimeLaw
 
 KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(40_000))
@@ -64,6 +65,38 @@ def test_grids_of_self_e(tokens, expected):
 
 def test_grid_is_even_without_a_shift():
     np.testing.assert_allclose(times.grid(5), [1, 0.8, 0.6, 0.4, 0.2, 0], atol=1e-7)
+
+
+def test_grids_that_stop_before_an_end():
+    np.testing.assert_allclose(times.grid(4, 3.0, first=0.8), [12 / 13, 9 / 11, 2 / 3, 3 / 7, 0], rtol=1e-6)
+    np.testing.assert_allclose(times.grid(3, 1.0, last=0.2), [1, 0.6, 0.2, 0], atol=1e-7)
+    assert times.grid(1, 2.0, last=0.2).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "steps, spacing, offset, expected",
+    [  # 2305.08891, Tab. 2, which counts from 1
+        (10, "leading", 0, [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
+        (10, "trailing", 0, [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]),
+        (10, "linspace", 0, [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]),
+        (3, "leading", 1, [667, 334, 1]),
+        (3, "trailing", 0, [999, 666, 332]),
+        (2, "linspace", 0, [999, 0]),
+    ],
+)
+def test_discrete_steps(steps, spacing, offset, expected):
+    np.testing.assert_allclose(times.discrete_steps(steps, spacing, offset), expected)
+
+
+def test_angles_of_sana_sprint():
+    """The published lists in flow time, and what the released pipeline walks."""
+    known = {1.5683: 0.9975, 1.3: 0.783, 1.1: 0.663, 0.6: 0.406, 0.0: 0.0, np.pi / 2: 1.0}
+    for steps, angles in times.SPRINT_ANGLES.items():
+        assert len(angles) == steps + 1
+        np.testing.assert_allclose(to_flow_time(TRIG, jnp.array(angles)), [known[angle] for angle in angles], atol=6e-4)
+    assert times.scm_angles(1).tolist() == [1.5708, 0] and times.scm_angles(2).tolist() == [1.5708, 1.3, 0]
+    np.testing.assert_allclose(times.scm_angles(2, middle=None), [1.5708, 0.7854, 0])
+    np.testing.assert_allclose(times.scm_angles(3, first=1.5), [1.5, 1.0, 0.5, 0])
 
 
 @pytest.mark.parametrize("low", [0.0, 0.25, 1.0])

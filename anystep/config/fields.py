@@ -138,7 +138,7 @@ FIELDS = {
     "eval.scale": real("guidance scale, 1 = none", 0.0, 100.0),
     "eval.energy_preserving": switch("rescale the guided velocity to the norm of the unguided"),
     "eval.interval": many("t_low, t_high in flow time: guidance only in between", real("", 0.0, 1.0), 2, 2),
-    "eval.sampler": one_of("how to walk", "euler", "heun", "restart", "ddim", "ddim_ratio"),
+    "eval.sampler": one_of("how to walk", "euler", "heun", "dpm", "restart", "ddim", "ddim_ratio"),
     "eval.eta": real("noise that ddim draws afresh: 0 none, 1 all that its form allows", 0.0, 1.0),
     "eval.ask": one_of("s that the sampler asks for: t_next, t, 0 or t / 2", "next", "now", "zero", "half"),
     "mesh.data": whole("devices over which the batch is split, -1 = all that fsdp leaves", -1),

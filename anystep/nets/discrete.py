@@ -1,12 +1,13 @@
 """The clock of networks trained on 1000 steps of a variance-preserving diffusion (Stable Diffusion 1.x and 2.x), behind flow time.
 
-With abar_i = prod_{j <= i} (1 - beta_j) and sqrt(beta) evenly spaced ("scaled_linear"), alpha = sqrt(abar), sigma = sqrt(1 - abar),
+With abar_i = prod_{j <= i} (1 - beta_j), beta ("linear") or sqrt(beta) ("scaled_linear") evenly spaced, alpha = sqrt(abar) and
+sigma = sqrt(1 - abar),
 
     x_vp = alpha x0 + sigma noise = (alpha + sigma) x_lin,        t = sigma / (alpha + sigma)                   (1)
 
-so step i is a point t_i of the linear path, t_0 = 0.028 to t_999 = 0.936. Below and above the network knows no step: it is asked at the
-last one it knows, about x at its own scale (so that pure noise has unit variance, as samplers of these networks start). What the answer
-says of data and noise is then taken at that step,
+so step i is a point t_i of the linear path, with Stable Diffusion's betas t_0 = 0.028 to t_999 = 0.936. Below and above the network
+knows no step: it is asked at the last one it knows, about x at its own scale (so that pure noise has unit variance, as samplers of these
+networks start). What the answer says of data and noise is then taken at that step,
 
     epsilon        x0 = (x_vp - sigma epsilon) / alpha,     noise = epsilon                    alpha >= alpha_999 = 0.068
     v_prediction   x0 = alpha x_vp - sigma v,               noise = sigma x_vp + alpha v       v = alpha noise - sigma x0 (2202.00512)
@@ -19,29 +20,39 @@ On the table both are noise - x0. Beyond its ends the first gives x - t u = x0 a
 and nothing divides by less than 1/2.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from anystep.arrays import expand
 
-BETAS, STEPS = (0.00085, 0.012), 1000
+BETAS, STEPS = ("scaled_linear", 0.00085, 0.012), 1000  # Stable Diffusion's
 
 
-def flow_times():
-    """t_i of Eq. (1), [1000] float64, increasing."""
-    betas = np.linspace(*np.sqrt(BETAS), STEPS) ** 2
-    squared = np.cumprod(1.0 - betas)
+@functools.cache
+def flow_times(betas=BETAS):
+    """t_i of Eq. (1), [1000] float64, increasing; betas: ("scaled_linear" | "linear", the first, the last)."""
+    law, *ends = betas
+    squared = np.cumprod(1.0 - (np.linspace(*np.sqrt(ends), STEPS) ** 2 if law == "scaled_linear" else np.linspace(*ends, STEPS)))
     return np.sqrt(1.0 - squared) / (np.sqrt(squared) + np.sqrt(1.0 - squared))
 
 
 TIMES = flow_times()
 
 
-def step_number(t):
+def times_of(steps, betas=BETAS):
+    """Flow times (float64) of step numbers in [0, 999]; between two steps linear in sigma / alpha, as diffusers' Euler places them."""
+    times = flow_times(betas)
+    ratio = np.interp(steps, np.arange(STEPS), times / (1.0 - times))
+    return ratio / (1.0 + ratio)
+
+
+def step_number(t, betas=BETAS):
     """Flow time [B] -> the network's step [B], not an integer: between two steps linear in log(sigma / alpha), as k-diffusion and
     diffusers' Euler do; the integer itself at float(t_i); 0 and 999 beyond the table, with derivative zero there."""
-    knots = jnp.asarray(TIMES, t.dtype)
+    knots = jnp.asarray(flow_times(betas), t.dtype)
     t = jnp.clip(t, knots[0], knots[-1])
     i = jnp.clip(jnp.searchsorted(knots, jax.lax.stop_gradient(t), side="right") - 1, 0, STEPS - 2)
     low, high = knots[i], knots[i + 1]
@@ -62,9 +73,10 @@ def to_preserving(x, t):
     return x / expand(length(t), x)
 
 
-def velocity_of(x, prediction, t, predicts):
+def velocity_of(x, prediction, t, predicts, betas=BETAS):
     """The linear-path velocity u at x_lin, Eq. (2), from the network's prediction at `step_number(t)`; x and prediction of one shape."""
-    known = jnp.clip(t, float(TIMES[0]), float(TIMES[-1]))
+    times = flow_times(betas)
+    known = jnp.clip(t, float(times[0]), float(times[-1]))
     alpha, sigma = (expand(c / length(known), x) for c in (1.0 - known, known))
     preserving, t = to_preserving(x, t), expand(t, x)
     if predicts == "epsilon":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anystep.nets.attention import Attention
-from anystep.nets.discrete import step_number, to_preserving, velocity_of
+from anystep.nets.discrete import BETAS, step_number, to_preserving, velocity_of
 from anystep.path import LINEAR, compose
 from anystep.types import Capture, Model
 
@@ -26,8 +26,8 @@ class Options(NamedTuple):
     """shape (H, W, C) of a sample; the rest by level, the finest first, also where the way up meets the coarsest first.
 
     A level has `heads` heads of width // heads channels; groups divides every width. `linear_projection` changes how a file writes the
-    transformers' first and last layer, not what they compute. predicts: "epsilon" | "v_prediction" (most of SD 2.x), as the checkpoint's
-    scheduler says, not its network.
+    transformers' first and last layer, not what they compute. predicts: "epsilon" | "v_prediction" (most of SD 2.x), and betas
+    (`discrete.flow_times`), as the checkpoint's scheduler says, not its network.
     """
 
     shape: tuple[int, int, int] = (64, 64, 4)
@@ -41,6 +41,7 @@ class Options(NamedTuple):
     epsilon: float = 1e-5
     linear_projection: bool = False
     predicts: str = "epsilon"
+    betas: tuple[str, float, float] = BETAS
     remat: bool = False
     dtype: str = "float32"
 
@@ -240,7 +241,7 @@ def build(options: Options, shift=0.0, scale=1.0, constrain=lambda x: x) -> Mode
         return params | {"head": head_net.init(next(keys), y)["params"]}
 
     def embed(params, x, t, s, cond):
-        y, e = embed_net.apply({"params": params["embed"]}, to_preserving(x, t), step_number(t))
+        y, e = embed_net.apply({"params": params["embed"]}, to_preserving(x, t), step_number(t, o.betas))
         text = cond["features"].astype(o.dtype)
         return {"y": constrain(y), "skips": (y,), "e": e, "text": text, "mask": cond["mask"], "x": x, "t": t}
 
@@ -262,6 +263,6 @@ def build(options: Options, shift=0.0, scale=1.0, constrain=lambda x: x) -> Mode
         return {**h, "y": y, "skips": skips}, ({"maps": stacked} if maps else {})
 
     def head(params, h):
-        return velocity_of(h["x"], head_net.apply({"params": params["head"]}, h["y"]), h["t"], o.predicts)
+        return velocity_of(h["x"], head_net.apply({"params": params["head"]}, h["y"]), h["t"], o.predicts, o.betas)
 
     return compose(Model(LINEAR, "none", o.shape, init, None, embed, blocks, head, len(names), shift=shift, scale=scale))

@@ -1,5 +1,5 @@
-"""Weights on disk, ours and other people's. Import order inside: folder, tensors, names, peers/, port, schedulers, pipelines,
-encoders."""
+"""Weights on disk, ours and other people's. Import order inside: folder, tensors, names, peers/, schedulers, port, recordings,
+pipelines, encoders."""
 
 from anystep.weights.folder import (
     CONFIG,

@@ -3,9 +3,12 @@
     model_index.json    transformer/ or unet/    vae/    text_encoder/ tokenizer/    text_encoder_2/ tokenizer_2/    scheduler/
 
 SANA    Gemma reads the prompt behind an instruction; guidance extrapolates           (2410.10629)
-Sprint  the same, but on TrigFlow's path and told the scale of guidance               (2503.09641)
+Sprint  the same, but the network is told a tenth of the scale                        (2503.09641)
 FLUX    T5 gives the features, CLIP the pooled vector; dev is told the scale, schnell has none
-SD      CLIP; what the network predicts is said by the scheduler                      (2112.10752)
+SD      CLIP; what the network predicts, and over which clock, is said by the scheduler       (2112.10752)
+
+A scale of 1 is no guidance here. What is told may be any number; to extrapolate by 0 draws the null prompt, where diffusers takes scales
+up to 1 for none: the customary 0 of FLUX schnell is the 1 that it has by default.
 """
 
 from collections.abc import Callable
@@ -17,13 +20,14 @@ import numpy as np
 
 from anystep.errors import UserError
 from anystep.nets.text import pretrained
-from anystep.path import as_trig
 from anystep.types import Codec, Drawing, Model, Text
-from anystep.weights import port, schedulers
+from anystep.weights import port
+from anystep.weights.folder import PIPELINE
+from anystep.weights.schedulers import ends, of_scheduler
 
-TOKENS_AT_ONCE = 4096  # of pictures drawn together: one of 1024 x 1024 by FLUX, four by SANA
+DTYPES = ("float32", "bfloat16")
+TOKENS_AT_ONCE = 4096  # of pictures drawn together: one of 1024 x 1024 by FLUX, four by SANA, one of 512 x 512 by SD
 INSTRUCTION = Path(__file__).with_name("sana_instruction.txt")  # what SANA was trained behind, word by word (SANA, Apache-2.0)
-SPRINT_SCALE = 0.1  # SANA-Sprint is told a tenth of the scale
 
 
 class Parts(NamedTuple):
@@ -40,43 +44,58 @@ class Kind(NamedTuple):
     """What a network's class says of the folder around it."""
 
     folder: str  # of the network
+    encoders: tuple[str, ...]
     text: Callable  # (folder, dtype, network's options) -> (Text, params)
     patch: Callable  # network's options -> latent positions a side of a token
-    scale: float  # of guidance
-    told: float  # Drawing.told of a network that reads the scale
+    drawing: Callable  # network's options -> steps, scale and told of its Drawing, as its own pipelines have them
 
 
 def read(folder, dtype="float32") -> Parts:
-    """The parts of a pipeline, `dtype` of their activations; weights keep the file's. UserError for what is not there or not known."""
+    """The parts of a pipeline, `dtype` of their activations; weights keep the file's. UserError for what is not there or not known.
+
+    A folder without its text encoders is read, too: only prompts are refused.
+    """
     folder = Path(folder)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype: {dtype!r}, allowed {', '.join(DTYPES)}")
     place = next((name for name in ("transformer", "unet") if (folder / name).is_dir()), None)
     if place is None:
         raise UserError(f"{folder}: has neither transformer/ nor unet/")
-    peer, options, params = component(folder / place, KINDS, dtype)
+    schedule = schedule_of(folder)
+    if (place == "unet") != (schedule.betas is not None):
+        answers = {"transformer": "flow", "unet": "epsilon, v_prediction"}[place]
+        raise UserError(f"{folder / 'scheduler'}: is for networks that predict {schedule.predicts!r}; for {place}/ allowed {answers}")
+    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype)
     kind = KINDS[class_of(folder / place)]
-    schedule = schedulers.read(folder / "scheduler")
-    if "predicts" in options._fields and place == "unet":
-        options = options._replace(predicts=schedule.predicts)
-    net = peer.build(options)
-    told = getattr(options, "guidance", False)
-    if told and place == "transformer" and schedule.path == "trig":
-        net = as_trig(net)
-    text, text_params = kind.text(folder, dtype, options)
+    if place == "unet":
+        options = options._replace(predicts=schedule.predicts, betas=schedule.betas)
+    net, patch = peer.build(options), kind.patch(options)
+    lacking = [name for name in kind.encoders if not (folder / name).is_dir()]
+    text, text_params = (absent(folder, lacking), {}) if lacking else kind.text(folder, dtype, options)
     codec, codec_params = autoencoder(folder / "vae", dtype)
-    patch = codec.factor * kind.patch(options)
-    tokens = net.shape[0] * net.shape[1] // kind.patch(options) ** 2
+    if codec.channels != net.shape[-1]:
+        raise UserError(f"{folder / 'vae'}: latents have {codec.channels} channels, those of {place}/ have {net.shape[-1]}")
     drawing = Drawing(
-        schedule.times,
-        patch,
-        steps=schedule.steps,
+        schedule.grid,
+        codec.factor * patch,
         sampler=schedule.sampler,
         ask="now",
-        scale=kind.scale if told or kind.told != 1.0 else 1.0,
-        told=kind.told if told else 0.0,
         eta=schedule.eta,
-        batch=max(1, min(64, TOKENS_AT_ONCE // tokens)),
+        batch=max(1, min(64, TOKENS_AT_ONCE // (net.shape[0] * net.shape[1] // patch**2))),
+        ends=lambda times: ends(schedule, times),
+        whole=schedule.whole,
+        **kind.drawing(options),
     )
     return Parts(net, text, codec, drawing, {"net": params, "text": text_params, "codec": codec_params})
+
+
+def schedule_of(folder):
+    """The Schedule of a pipeline's scheduler/, which the pipeline's class has a say in."""
+    said = port.read_config(folder, PIPELINE).get("_class_name", "")
+    try:
+        return of_scheduler(port.read_config(folder / "scheduler", "scheduler_config.json"), said)
+    except UserError as error:
+        raise error if str(folder) in str(error) else UserError(f"{folder / 'scheduler'}: {error}") from None
 
 
 def class_of(folder):
@@ -87,7 +106,7 @@ def class_of(folder):
 def component(folder, classes, dtype):
     """(Peer, options, params) of one part, whose class must be one of `classes`."""
     if not Path(folder).is_dir():
-        raise UserError(f"{folder}: no such folder, a pipeline has it")
+        raise UserError(f"{folder}: no such folder; a pipeline has it, its class is one of {', '.join(classes)}")
     if class_of(folder) not in classes:
         raise UserError(f"{folder}: class {class_of(folder)!r} has no place there, allowed {', '.join(classes)}")
     peer, options, params = port.load(folder)
@@ -98,6 +117,15 @@ def autoencoder(folder, dtype="float32") -> tuple[Codec, Any]:
     """The autoencoder in `folder` and its params."""
     peer, options, params = component(folder, ("AutoencoderDC", "AutoencoderKL"), dtype)
     return peer.build(options), params
+
+
+def absent(folder, names) -> Text:
+    """The Text of a folder without encoders."""
+
+    def refuse(*_):
+        raise UserError(f"{folder}: has no {' and no '.join(f'{name}/' for name in names)}, so it cannot read prompts")
+
+    return Text(refuse, refuse, refuse, refuse)
 
 
 def encoder(folder, dtype, classes, suffix="", **how) -> tuple[Text, Any]:
@@ -142,8 +170,16 @@ def both(pooled: Text, features: Text) -> Text:
     return Text(init, tokenize, encode, prepend)
 
 
+def sana_drawing(options):
+    return {"steps": (1, 2, 4), "scale": 4.5, "told": 0.1} if options.guidance else {"steps": (20,), "scale": 4.5}
+
+
+def flux_drawing(options):
+    return {"steps": (28,), "scale": 3.5, "told": 1.0} if options.guidance else {"steps": (1, 2, 4)}
+
+
 KINDS = {
-    "SanaTransformer2DModel": Kind("transformer", sana_text, lambda o: o.patch, 4.5, SPRINT_SCALE),
-    "FluxTransformer2DModel": Kind("transformer", flux_text, lambda o: 2, 3.5, 1.0),
-    "UNet2DConditionModel": Kind("unet", unet_text, lambda o: 2 ** (len(o.widths) - 1), 7.5, 0.0),
+    "SanaTransformer2DModel": Kind("transformer", ("text_encoder",), sana_text, lambda o: o.patch, sana_drawing),
+    "FluxTransformer2DModel": Kind("transformer", ("text_encoder", "text_encoder_2"), flux_text, lambda o: 2, flux_drawing),
+    "UNet2DConditionModel": Kind("unet", ("text_encoder",), unet_text, lambda o: 1, lambda o: {"steps": (50,), "scale": 7.5}),
 }

@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import zipfile
+import zlib
 from pathlib import Path
 
 import jax
@@ -10,21 +12,22 @@ import numpy as np
 
 from anystep.errors import UserError
 from anystep.tree import nest, paths
-from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match
+from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match, refuse_pickles
 from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
 
 PLAIN = (".json", ".txt", ".model")  # tokenizers and schedulers: copied as they are
+NOT_OURS = ("safety_checker", "feature_extractor", "image_encoder")  # of pipelines, which draw without them
 
 
-def read_config(folder):
-    """config.json of a folder. UserError where there is none."""
-    path = Path(folder) / CONFIG
+def read_config(folder, name=CONFIG):
+    """A JSON object in a folder. UserError where there is none."""
+    path = Path(folder) / name
     try:
         found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: has no {CONFIG}") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: has no {name}") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(found, dict):
@@ -111,17 +114,23 @@ def fresh(peer, options, wanted):
 
 def bring(source, folder, dtype=None, allow=()):
     """Yields (folder written, tensors) for each component: a peer's folder `source`, or every one of a pipeline, becomes ours at `folder`.
-    One tensor of ours is in memory at a time. `dtype` None keeps each tensor's own."""
+    One tensor of ours is in memory at a time. `dtype` None keeps each tensor's own. Of a pipeline, what is NOT_OURS is left out, and
+    what is not there is null in its model_index.json, as diffusers writes it."""
     source, folder = Path(source), Path(folder)
     if not (source / PIPELINE).is_file():
         yield folder, bring_one(source, folder, dtype, allow)
         return
-    for part in sorted(path for path in source.iterdir() if path.is_dir()):
-        if any(part.glob("*.safetensors")):
+    index, brought = read_config(source, PIPELINE), set()
+    for part in sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if part.name in NOT_OURS:
+            continue
+        brought.add(part.name)
+        if (part / CONFIG).is_file() and not part.name.startswith("tokenizer"):
             yield folder / part.name, bring_one(part, folder / part.name, dtype, allow)
         else:
             copy_plain(part, folder / part.name)
-    shutil.copy(source / PIPELINE, folder / PIPELINE)
+    kept = {name: [None, None] if isinstance(said, list) and name not in brought else said for name, said in index.items()}
+    (folder / PIPELINE).write_text(json.dumps(kept, indent=2) + "\n")
 
 
 def bring_one(source, folder, dtype, allow):
@@ -140,6 +149,7 @@ def bring_one(source, folder, dtype, allow):
 
 
 def copy_plain(source, folder):
+    refuse_pickles(source)
     folder.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.suffix in PLAIN:
@@ -197,38 +207,50 @@ def measure(folder, close, close_derivative, low=True):
     peer, options, params = load(folder)
     recorded = recording(Path(folder))
     wanted = [name for name in recorded if name.startswith(("out", "mid."))]
-    found = errors(peer, options, params, recorded, wanted)
     limits = {name: close_derivative if "jvp" in name else close for name in wanted}
-    broken = sorted((name for name in wanted if not found[name] <= limits[name]), key=lambda name: -found[name])
-    worst = max(wanted, key=lambda name: found[name] / limits[name])
-    lines = [f"{name}: {found[name]:.3g} of the largest value, allowed {limits[name]:g}" for name in broken]
+    met, lines = verdict(errors(peer.answers(options, params, given(recorded)), recorded, wanted), limits)
     if low and "dtype" in options._fields:
-        rough = errors(peer, options._replace(dtype="bfloat16"), params, recorded, wanted)
+        rough = errors(peer.answers(options._replace(dtype="bfloat16"), params, given(recorded)), recorded, wanted)
         lines.append(f"bfloat16: {max(rough.values()):.3g} at {max(rough, key=rough.get)}")
-    if not broken:
-        lines.insert(0, f"ok: {len(wanted)} arrays, worst {found[worst]:.3g} at {worst}")
-    return not broken, lines
+    return met, lines
+
+
+def verdict(found, limits):
+    """(whether no error is above its limit, lines that say so or name the others, the worst first); both {name: share of the largest
+    value}."""
+    broken = sorted((name for name in found if not found[name] <= limits[name]), key=lambda name: -found[name])
+    if broken:
+        return False, [f"{name}: {found[name]:.3g} of the largest value, allowed {limits[name]:g}" for name in broken]
+    worst = max(found, key=lambda name: found[name] / limits[name])
+    return True, [f"ok: {len(found)} arrays, worst {found[worst]:.3g} at {worst}"]
 
 
 def recording(folder):
     """What io.npz holds; one without inputs takes those of the folder that it is named after: "x_trunk" those of "x", whose answers control
     it."""
-    try:
-        recorded = dict(np.load(folder / "io.npz", allow_pickle=False))
-        if not any(name.startswith("in_") for name in recorded):
-            beside = np.load(folder.parent / folder.resolve().name.rpartition("_")[0] / "io.npz", allow_pickle=False)
-            recorded |= {
-                name.replace("out_block_", "in_control_"): beside[name] for name in beside if name.startswith(("in_", "out_block_"))
-            }
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: io.npz cannot be read ({error})") from None
+    recorded = read_arrays(folder / "io.npz")
+    if not any(name.startswith("in_") for name in recorded):
+        beside = read_arrays(folder.parent / folder.resolve().name.rpartition("_")[0] / "io.npz")
+        recorded |= {name.replace("out_block_", "in_control_"): beside[name] for name in beside if name.startswith(("in_", "out_block_"))}
     return recorded
 
 
-def errors(peer, options, params, recorded, wanted):
+def read_arrays(file):
+    """{name: array} of an .npz. UserError for one that cannot be read."""
+    try:
+        return dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{file}: cannot be read ({error})") from None
+
+
+def given(recorded):
+    """Only the names of what is asked: nobody can peek."""
+    return {name: value if name.startswith("in_") else None for name, value in recorded.items()}
+
+
+def errors(answers, recorded, wanted):
     """{name: largest difference over largest value}; infinite for what is not answered or has another shape."""
-    given = {name: value if name.startswith("in_") else None for name, value in recorded.items()}  # nobody can peek
-    answers, out = peer.answers(options, params, given), {}
+    out = {}
     for name in wanted:
         answer = np.asarray(answers[name], np.float64) if name in answers else np.array(np.nan)
         right = recorded[name].astype(np.float64)

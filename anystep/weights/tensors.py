@@ -16,7 +16,7 @@ from anystep.errors import UserError
 from anystep.weights.folder import DTYPES, refuse_pickles
 
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-INDEX = ".safetensors.index.json"
+INDEX = ".index.json"
 USUAL = ("weights.safetensors", "diffusion_pytorch_model.safetensors", "model.safetensors")  # preferred where a folder has variants, too
 
 
@@ -40,24 +40,29 @@ class Tensors:
             raise UserError(f"{folder}: dtype {', '.join(unknown)} is not supported, known are {', '.join(DTYPES)}")
 
     def _files(self):
-        found = sorted(self.folder.glob("*" + INDEX), key=lambda path: len(path.name))  # a variant's name is longer
-        if found:
-            try:
-                named = json.loads(found[0].read_text())["weight_map"]
-                files = [self.folder / name for name in sorted(set(named.values()))]
-            except (ValueError, KeyError, AttributeError, TypeError):
-                raise UserError(f'{found[0]}: not an index of safetensors files ({{"weight_map": {{tensor: file}}}})') from None
-            gone = [file.name for file in files if not file.is_file()]
-            if gone:
-                raise UserError(f"{self.folder}: {found[0].name} names files that are not there: {', '.join(gone[:4])}")
-            return files
+        """Variants, such as model.fp16.safetensors or model.safetensors.index.fp16.json, are second to files of the usual names."""
         for name in USUAL:
-            if (self.folder / name).is_file():
-                return [self.folder / name]
+            for file in (self.folder / (name + INDEX), self.folder / name):
+                if file.is_file():
+                    return self._named_by(file) if file.suffix == ".json" else [file]
+        if found := sorted(self.folder.glob("*.safetensors.index*.json")):
+            return self._named_by(found[0])
         found = sorted(self.folder.glob("*.safetensors"))
-        if len(found) != 1:
+        halves = [file for file in found if file.name.endswith(".fp16.safetensors")]
+        if 1 not in (len(found), len(halves)):
             raise UserError(f"{self.folder}: {len(found)} .safetensors files and no index; expected one of {', '.join(USUAL)}")
-        return found
+        return found if len(found) == 1 else halves
+
+    def _named_by(self, index):
+        try:
+            named = json.loads(index.read_text())["weight_map"]
+            files = [self.folder / name for name in sorted(set(named.values()))]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise UserError(f'{index}: not an index of safetensors files ({{"weight_map": {{tensor: file}}}})') from None
+        gone = [file.name for file in files if not file.is_file()]
+        if gone:
+            raise UserError(f"{self.folder}: {index.name} names files that are not there: {', '.join(gone[:4])}")
+        return files
 
     def _opened(self, file):
         try:

@@ -49,7 +49,7 @@ def read(folder) -> Tokenizer:
 
 def read_json(folder):
     file = folder / "tokenizer.json"
-    found = opened(file, library("tokenizers").Tokenizer.from_file)
+    found = opened(file, library("tokenizers", folder).Tokenizer.from_file)
     padding = (found.padding or {}).get("pad_id")
     found.no_truncation()
     found.no_padding()
@@ -62,7 +62,7 @@ def read_json(folder):
 
 def read_clip(folder):
     """CLIP's byte pairs, lower-cased, ends of words marked (2103.00020, Sec. 2.4)."""
-    t = library("tokenizers")
+    t = library("tokenizers", folder)
     vocabulary = read_settings(folder / "vocab.json")
     merges = [tuple(line.split()) for line in (folder / "merges.txt").read_text("utf-8").splitlines() if line and not line.startswith("#v")]
     model = t.models.BPE(vocabulary, merges, unk_token=END, continuing_subword_prefix="", end_of_word_suffix="</w>")
@@ -77,7 +77,7 @@ def read_clip(folder):
 
 def read_pieces(file):
     """T5's spiece.model closes a text with its end, Gemma's tokenizer.model opens it with its start, unless the folder says otherwise."""
-    pieces = library("sentencepiece")
+    pieces = library("sentencepiece", file.parent)
     found = opened(file, lambda name: pieces.SentencePieceProcessor(model_file=name))
     settings = read_settings(file.with_name("tokenizer_config.json"))
     opening = (found.bos_id(),) if settings.get("add_bos_token", file.name == "tokenizer.model") else ()
@@ -123,11 +123,11 @@ def opened(file, read_file):
         raise UserError(f"{file}: not a tokenizer ({error})") from None
 
 
-def library(name):
+def library(name, folder):
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise UserError(f"this text encoder needs {name}, which is not installed: pip install anystep[text]") from None
+        raise UserError(f"{folder}: this tokenizer needs {name}, which is not installed: pip install anystep[text]") from None
 
 
 def pad(tokenizer, texts, length):

@@ -66,5 +66,6 @@ PEERS = {
         lambda o: kl.build(o).init,
         kl_answers,
         build=kl.build,
+        known_as=autoencoder_kl.known_as,
     ),
 }

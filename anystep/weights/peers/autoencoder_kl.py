@@ -2,7 +2,7 @@
 
 from anystep.nets import kl
 from anystep.nets.autoencoder import ACTIVATIONS
-from anystep.weights.names import CONV, POINT, linear, one
+from anystep.weights.names import CONV, POINT, Layout, linear, one
 from anystep.weights.peers.contract import refuse
 from anystep.weights.peers.fields import complete, demand
 
@@ -138,11 +138,21 @@ def widened(ours, peers):
     return residual(ours, peers) | linear(f"{ours}/shortcut", f"{peers}.conv_shortcut", layout=POINT)
 
 
+FLAT = Layout(lambda a: a.reshape(a.shape[:2]).T, lambda a: a.T)  # a dense layer, in some files a 1x1 convolution
+OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # of attention, before diffusers 0.17
+
+
 def attention(ours, peers):
     found = norm(f"{ours}/norm", f"{peers}.group_norm")
     for mine, its in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("out", "to_out.0")):
-        found |= linear(f"{ours}/{mine}", f"{peers}.{its}")
+        found |= linear(f"{ours}/{mine}", f"{peers}.{its}", layout=FLAT)
     return found
+
+
+def known_as(name):
+    way, _, end = name.partition(".attentions.0.")
+    module, _, leaf = end.partition(".")
+    return f"{way}.attentions.0.{OLD[module]}.{leaf}" if module in OLD else name
 
 
 TENSORS = {

@@ -215,7 +215,12 @@ def at_once(answers):
 
 PEERS = {
     "SanaTransformer2DModel": Peer(
-        options, config, names, lambda o: sana.build(o, o.text_width).init, at_once(answers), build=lambda o: sana.build(o, o.text_width)
+        options,
+        config,
+        names,
+        lambda o: sana.build(o, o.text_width).init,
+        at_once(answers),
+        build=lambda o: sana.build(o, o.text_width, ends="none"),
     ),
     "SanaControlNetModel": Peer(
         options, block_config, control_names, lambda o: controlnet.build(o, o.text_width).init, at_once(control_answers)
