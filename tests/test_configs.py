@@ -67,6 +67,9 @@ def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
         "guide": None,
         "steer": None,
         "guided": True,
+        "told": 0.0,
+        "shape": model.net.shape,
+        "noise": None,
     }
 
     def draw(params, tokens, null, keys):
