@@ -14,12 +14,13 @@ COMMANDS = {
     "sample": "draw pictures for prompts with a trained model",
     "evaluate": "measure a trained model at every number of steps: report.json and report.png",
     "parse": "what prompts say of left, right, above, below, near: anystep parse FILE",
+    "steer-train": "make a classifier that steers objects to where prompts say: --model MODEL --out FOLDER",
     "ckpt": "list, verify or export the checkpoints of a run: anystep ckpt ls|verify|export WORKDIR",
     "weights": "bring checkpoints of others here and back: anystep weights import|export|inspect|verify",
     "encode": "pass captioned pictures through an autoencoder and a text encoder once, for training from a store",
     "bench": "run a benchmark: anystep bench NAME; without a name, list them",
 }
-MODULES = {"weights": "convert"}  # where a room has the command's name
+MODULES = {"weights": "convert", "steer-train": "steer_train"}  # where a room has the command's name
 
 
 def dispatch(argv):

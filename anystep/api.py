@@ -19,9 +19,11 @@ from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.build import build_models, text_folder, trained_roles
 from anystep.path import from_flow_time
-from anystep.sampling import make, on_whole_steps
+from anystep.sampling import asked_by, make, on_whole_steps, whole_step
 from anystep.sampling import sample as run
 from anystep.state import EMA
+from anystep.steering.program import Steering, Walk
+from anystep.steering.prompts import Understood
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
 from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
@@ -165,20 +167,25 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     """Pictures uint8 [N, H, W, 3] of a list of prompts.
 
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
-    scale. steer: Sampler -> Sampler. `how`, where the model should not decide: sampler "euler" | "heun" | "dpm" | "restart" | "ddim" |
-    "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim draws afresh; times, a grid of flow times
-    [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; first, the number of the first row: row i's noise depends on
-    (seed, first + i) alone, not on steps or on the other prompts; noise [N, ...] to start from instead. Raises UserError for a bad prompt,
-    size or number of steps, and for a scale that could not act (see `guidance`).
+    scale. steer: what `anystep.steering.load` gives, or a function Sampler -> Sampler. `how`, where the model should not decide: sampler
+    "euler" | "heun" | "dpm" | "restart" | "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim
+    draws afresh; times, a grid of flow times [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; first, the number of
+    the first row: row i's noise depends on (seed, first + i) alone, not on steps or on the other prompts; noise [N, ...] to start from
+    instead. Raises UserError for a bad prompt, size or number of steps, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
 
-def sample_array(
+def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None, **how) -> np.ndarray:
+    """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
+    return sample_and_say(model, params, prompts, steps, seed, guide, steer, **how)[0]
+
+
+def sample_and_say(
     model, params, prompts, steps=4, seed=0, guide=None, steer=None,
     sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0,
-) -> np.ndarray:  # fmt: skip
-    """As `sample`, but float32 at the door ([-1, 1] for pictures, points for a mixture), not clipped."""
+) -> tuple[np.ndarray, Any]:  # fmt: skip
+    """(what `sample_array` gives, what a Steering says: its arrays [steps, N, ...], {} where it had nothing to do)."""
     if isinstance(prompts, str):
         raise UserError("prompts: a list of texts is expected, got one text")
     if times is None and not 1 <= steps <= 1000:
@@ -196,12 +203,21 @@ def sample_array(
     flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
     ends = d.ends(flow_times)
     key = tree.fold(jax.random.key(seed), "sample")
-    null, out = model.text.tokenize([""]), []
+    null, out, infos = model.text.tokenize([""]), [], []
+    understood = steer.understand(model.text, prompts) if isinstance(steer, Steering) else []
+    most = max((len(one.relations) for one in understood), default=0)
+    if isinstance(steer, Steering) and not most:
+        steer = None  # nothing is asked for: the sampler as it is
     for row in range(0, len(prompts), batch):
         some = list(prompts[row : row + batch])
         rows = min(batch, max(len(prompts), 1))
         tokens = model.text.tokenize(some + [""] * (rows - len(some)))
-        x = model.draw(
+        told = None
+        if isinstance(steer, Steering):
+            one = jax.eval_shape(model.text.encode, params["text"], tokens)
+            nothing = [Understood("", (), (), ())] * (rows - len(some))
+            told = steer.told(understood[row : row + batch] + nothing, one["features"].shape[1], most)
+        x, info = model.draw(
             {role: params[role] for role in ("net", "text")},
             tokens,
             null,
@@ -216,18 +232,21 @@ def sample_array(
             energy_preserving=d.energy_preserving,
             jumps=not inside,
             guide=guide if callable(guide) else None,
-            steer=steer,
+            steer=steer.program if told else steer,
+            steered=told,
             guided=scale != 1.0 and inside != "all",
             told=d.told,
             whole=d.whole,
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
         )
+        infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
             out.append(np.asarray(x)[: len(some)])
         else:  # one picture at a time: a decoder's finest level takes more memory than the network
             out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
-    return np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
+    x = np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
+    return x, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *infos) if infos else {}
 
 
 def filled(rows, count):
@@ -287,8 +306,9 @@ def number(name, value):
 
 def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None,
 ):  # fmt: skip
+    """(x at the door, what the sampler says of its steps)."""
     cond, rows = text.encode(params["text"], tokens), keys.shape[0]
     if told:
         cond = cond | {"guidance": jnp.full(rows, told * scale, jnp.float32)}
@@ -296,19 +316,22 @@ def _draw(
     def velocity_under(c):
         return lambda x, t, s: net.velocity(params["net"], x, t, s, c)
 
-    velocity = velocity_under(cond)
-    if guide is not None:
-        velocity = guide(velocity)
-    elif guided:
+    if guide is None and guided:
         none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
-        velocity = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)(velocity)
-    if whole:
-        velocity = on_whole_steps(velocity, whole)
-    walker = make(sampler, velocity, net, ask, eta)
-    if steer is not None:
+        guide = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)
+
+    def around(velocity):
+        velocity = velocity if guide is None else guide(velocity)
+        return on_whole_steps(velocity, whole) if whole else velocity
+
+    walker = make(sampler, around(velocity_under(cond)), net, ask, eta)
+    if steered is not None:
+        clock = functools.partial(whole_step, whole) if whole else lambda t: t
+        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around), steered)
+    elif steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)
     noise = tree.normal(pairs[:, 0], shape) if noise is None else noise
-    x, _ = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times))
-    return ends[1] * x * channels(net.scale, x) + channels(net.shift, x)
+    x, info = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times))
+    return ends[1] * x * channels(net.scale, x) + channels(net.shift, x), info

@@ -141,14 +141,21 @@ def ddim(velocity, path, ask, eta=1.0, form="posterior") -> Sampler:
     return Sampler(starter(path), step)
 
 
+def asked_by(name, model: Model, ask="next"):
+    """(t, t_next) -> s, as the sampler of that name asks `model` at the beginning of a step."""
+    if name in ("heun", "dpm"):
+        return asker(model, "now")
+    return asker(model, "zero" if name != "euler" and model.ends == "map" else ask)
+
+
 def make(name, velocity, model: Model, ask="next", eta=1.0) -> Sampler:
     """The sampler of a config word for a (guided) velocity of `model`. Samplers that go by way of the data always ask a flow map for s = 0:
     only there does its answer end at the data."""
+    asked = asked_by(name, model, ask)
     if name in ("heun", "dpm"):
         return {"heun": heun, "dpm": dpm}[name](velocity, model.path)
     if name == "euler":
-        return euler(velocity, model.path, asker(model, ask))
-    asked = asker(model, "zero" if model.ends == "map" else ask)
+        return euler(velocity, model.path, asked)
     if name == "restart":
         return restart(velocity, model.path, asked)
     return ddim(velocity, model.path, asked, eta, {"ddim": "posterior", "ddim_ratio": "ratio"}[name])
@@ -168,11 +175,12 @@ def sample(sampler: Sampler, key, noise, times):
 def on_whole_steps(velocity, count):
     """Velocity -> Velocity asked at floor(count t) / count: diffusers' DPM-Solver tells a network whole steps while it walks by exact ones.
     Where count t is whole but for a rounding, the two may be told neighbours."""
+    return lambda x, t, s: velocity(x, whole_step(count, t), whole_step(count, s))
 
-    def whole(t):
-        return jnp.floor(count * t) / count
 
-    return lambda x, t, s: velocity(x, whole(t), whole(s))
+def whole_step(count, t):
+    """The last of `count` even steps that is not beyond t."""
+    return jnp.floor(count * t) / count
 
 
 def fresh(state):

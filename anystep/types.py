@@ -61,6 +61,7 @@ class Model(NamedTuple):
     gap: float = 0.0  # nobody asks for 0 < s < gap t
     shift: float | tuple[float, ...] = 0.0  # unit = (door - shift) / scale
     scale: float | tuple[float, ...] = 1.0
+    maps: int = 0  # number of cross-attention layers that a Capture may name
 
 
 class Text(NamedTuple):
@@ -70,6 +71,7 @@ class Text(NamedTuple):
     tokenize: Callable[[list[str]], Any]  # -> int32 numpy array, first axis the prompts; "" is the null prompt
     encode: Callable[[Params, Array], dict[str, Array]]  # -> {"features": [B, L, D], "mask": [B, L] bool}, some "pooled": [B, P]
     prepend: Callable[[str, Array], Array]  # (words, tokens) -> tokens of the words and then the prompt, as `tokenize` would give them
+    place: Callable[[str, tuple[int, int]], list[int]] | None = None  # (prompt, characters [first, last)) -> where its features lie
 
 
 class Codec(NamedTuple):

@@ -16,19 +16,19 @@ FLOORS = (
     "path times flow_map guide weighting shapes stores relations",  # relations: words alone, for steering and `parse`
     "nets",
     "objectives sampling",
-    "steering",
     "mesh optim spikes logs cache",
     "state checkpoint guard weights",
+    "steering",  # its classifiers lie in folders of weights
     "data evals compare config flags recovery prompts galleries",  # prompts, galleries: what mains read and write
     "subjects",
     "train_step api",
     "watch begin",
-    "train sample evaluate parse ckpt convert encode bench launch __main__",
+    "train sample steer_train evaluate parse ckpt convert encode bench launch __main__",
     "__init__",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 MAINS = next(set(rooms.split()) for rooms in FLOORS if "train " in rooms)
-LIGHT = [room for room in FLOOR if FLOOR[room] <= 4]  # usable without what HEAVY names
+LIGHT = [room for room in FLOOR if FLOOR[room] <= 3 or room == "steering"]  # usable without what HEAVY names
 HEAVY = ("torch", "tensorflow", "transformers", "grain", "ml_collections", "clu")
 
 # name, imported or used as an attribute -> the rooms that may. The longest name that fits decides.
@@ -179,8 +179,8 @@ PLANTS = {  # file: (source, part of the message)
     "anystep/types.py": ("from anystep.errors import UserError", "floor 0, from floor 0"),
     "anystep/path.py": ("def f():\n    from . import sampling", "floor 3, from floor 1"),
     "anystep/guide.py": ("import anystep.objectives.mix", "floor 3, from floor 1"),
-    "anystep/guard.py": ("from anystep import checkpoint", "floor 6, from floor 6"),
-    "anystep/mesh.py": ("from anystep import draw", "floor 12, from floor 5"),
+    "anystep/guard.py": ("from anystep import checkpoint", "floor 5, from floor 5"),
+    "anystep/mesh.py": ("from anystep import draw", "floor 12, from floor 4"),
     "anystep/nets/attention.py": ("from .sana import build", "not before 'attention'"),
     "anystep/nets/blocks.py": ("from anystep.nets import anything", "not before 'blocks'"),
     "anystep/nets/text/words.py": ("from ..sana import build", "not before 'text'"),

@@ -241,7 +241,7 @@ def build(
         answer = sized(h["x"])[2].apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
         return answer if o.predicts == "v" else velocity_of_data(path, h["x"], answer, h["t"])
 
-    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale))
+    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale, o.depth))
 
 
 def velocity_of_data(path, x, x0, t):

@@ -265,4 +265,4 @@ def build(options: Options, shift=0.0, scale=1.0, constrain=lambda x: x) -> Mode
     def head(params, h):
         return velocity_of(h["x"], head_net.apply({"params": params["head"]}, h["y"]), h["t"], o.predicts, o.betas)
 
-    return compose(Model(LINEAR, "none", o.shape, init, None, embed, blocks, head, len(names), shift=shift, scale=scale))
+    return compose(Model(LINEAR, "none", o.shape, init, None, embed, blocks, head, len(names), shift=shift, scale=scale, maps=sum(attends)))

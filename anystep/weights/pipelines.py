@@ -167,7 +167,7 @@ def both(pooled: Text, features: Text) -> Text:
     def prepend(words, tokens):
         return jnp.concatenate([pooled.prepend(words, tokens[:, :length]), features.prepend(words, tokens[:, length:])], axis=1)
 
-    return Text(init, tokenize, encode, prepend)
+    return Text(init, tokenize, encode, prepend, features.place)
 
 
 def sana_drawing(options):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from anystep.nets.attention import Attention
 from anystep.nets.blocks import Mlp
-from anystep.nets.text.tokenizer import prepend, tokenize
+from anystep.nets.text.tokenizer import place, prepend, tokenize
 from anystep.types import Text
 
 
@@ -39,4 +39,5 @@ def build(vocabulary=2048, length=16, width=128, depth=2, heads=4) -> Text:
         tokenize=lambda prompts: tokenize(prompts, vocabulary, length),
         encode=jax.named_call(lambda params, tokens: module.apply({"params": params}, tokens), name="text"),
         prepend=lambda words, tokens: prepend(words, tokens, vocabulary),
+        place=lambda prompt, span: place(prompt, span, length),
     )

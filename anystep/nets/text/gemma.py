@@ -132,4 +132,4 @@ def build(tokenizer, options: Options = Options(), length=300, instruction="", l
         features = encode(options, params, ids, mask)[0]["features"]
         return {"features": features[:, kept], "mask": mask[:, kept]}
 
-    return role(init(options), of_tokens, tokenizer, whole, worded)
+    return role(init(options), of_tokens, tokenizer, whole, worded, instruction, kept.tolist())

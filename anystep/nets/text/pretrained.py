@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anystep.errors import UserError
-from anystep.nets.text.tokenizer import check
+from anystep.nets.text.tokenizer import check, covered
 from anystep.types import Text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -142,8 +142,9 @@ def pad(tokenizer, texts, length):
     return out
 
 
-def role(init, of_tokens, tokenizer, length, worded=lambda prompt: prompt) -> Text:
-    """A Text of `of_tokens`(params, ids [B, L], mask [B, L] bool) -> {"features", "mask", ...}; `worded` is what is said for a prompt."""
+def role(init, of_tokens, tokenizer, length, worded=lambda prompt: prompt, before="", kept=None) -> Text:
+    """A Text of `of_tokens`(params, ids [B, L], mask [B, L] bool) -> {"features", "mask", ...}; `worded` is what is said for a prompt,
+    `before` what it says before one, and `kept` [L'] which of the L tokens have features (None: all)."""
 
     def tokenize(prompts):
         for prompt in prompts:
@@ -163,7 +164,14 @@ def role(init, of_tokens, tokenizer, length, worded=lambda prompt: prompt) -> Te
                     )
         return put_before(tokenizer, words, tokens)
 
-    return Text(init, tokenize, jax.named_call(encode, name="text"), prepend)
+    def place(prompt, span):
+        def pieces(text):  # an instruction is said alone, too; what it ends with, a blank, belongs to the word behind it
+            return tokenizer.ids([(worded(text) or before).rstrip()])[0]
+
+        found = {len(tokenizer.opening) + i for i in covered(pieces, prompt, span)}
+        return [row for row, i in enumerate(range(length) if kept is None else kept) if i in found and i < length - len(tokenizer.closing)]
+
+    return Text(init, tokenize, jax.named_call(encode, name="text"), prepend, place)
 
 
 def put_before(tokenizer, words, tokens):

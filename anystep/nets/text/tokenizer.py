@@ -43,6 +43,28 @@ def prepend(words, tokens, vocabulary):
     return jnp.concatenate([tokens[:, :1], said, tokens[:, 1 : length - count]], axis=1)
 
 
+def place(prompt, span, length):
+    """Where the features of the characters span = [first, last) of a prompt lie, without what `tokenize` cuts off."""
+    return [1 + i for i in covered(lambda text: WORD.findall(text.lower()), prompt, span) if 1 + i < length]
+
+
+def covered(pieces, prompt, span):
+    """Which of pieces(prompt), a text to its tokens in order, hold the characters span = [first, last).
+
+    The tokens of the prompt up to either end are compared with those of the whole, so that any tokenizer will do: where the last one before
+    an end is another one in the whole, it reaches across that end and belongs to both sides.
+    """
+    whole = pieces(prompt)
+
+    def shared(end):
+        part = pieces(prompt[:end].rstrip())
+        same = next((i for i, (a, b) in enumerate(zip(part, whole, strict=False)) if a != b), min(len(part), len(whole)))
+        return same, same == len(part)
+
+    (first, _), (last, exact) = shared(span[0]), shared(span[1])
+    return range(first, last if exact else last + 1)
+
+
 @functools.lru_cache(maxsize=65536)
 def hashes(word, vocabulary):
     """Two independent rows of the table, the same in every process and on every machine."""

@@ -1,0 +1,67 @@
+"""How far a classifier can be trusted: leakage of the prompt's word into the maps, and calibration. Arrays on the host."""
+
+import numpy as np
+from scipy import optimize, special
+
+
+def leakage(logits, labels, words) -> dict[str, float | None]:
+    """Accuracy where the prompt's word is true of the picture ("matching"), where it is not, and how often the answer there is the prompt's
+    own word ("echo"). logits [N, K], labels [N, K] shares, words [N] int, -1 where the prompt has none; None where there is no such row.
+
+    A diagonal has two right answers. What only reads the prompt scores 1, 0 and 1.
+    """
+    said = np.argmax(logits, -1)
+    rows = np.arange(len(said))
+    right, has = labels[rows, said] > 0, words >= 0
+    true = has & (labels[rows, np.maximum(words, 0)] > 0)
+    wrong = has & ~true
+
+    def mean(values, where):
+        return float(values[where].mean()) if where.any() else None
+
+    return {
+        "accuracy": float(right.mean()),
+        "matching": mean(right, true),
+        "mismatching": mean(right, wrong),
+        "echo": mean(said == words, wrong),
+        "share_mismatching": float(wrong.mean()),
+    }
+
+
+def expected_calibration_error(p, right, bins=15) -> float:
+    """ECE (1706.04599, Eq. 3): sum over equal bins of p of share |mean right - mean p|; p [N] in [0, 1], right [N] in [0, 1]."""
+    p, right = np.asarray(p, np.float64), np.asarray(right, np.float64)
+    which = np.minimum((p * bins).astype(int), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    gaps = np.bincount(which, right, bins) - np.bincount(which, p, bins)
+    return float(np.abs(gaps).sum() / max(counts.sum(), 1))
+
+
+def fit_temperature(logits, labels) -> float:
+    """T in [0.05, 20] of the least cross-entropy of softmax(logits / T), the one number that calibrates without moving an answer
+    (1706.04599, Sec. 4.2)."""
+
+    def cost(log_t):
+        return -np.mean(np.sum(labels * special.log_softmax(np.asarray(logits, np.float64) / np.exp(log_t), -1), -1))
+
+    return float(np.exp(optimize.minimize_scalar(cost, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
+
+
+def confidence(logits, temperature):
+    """(p of the answer, the answer) of softmax(logits / T)."""
+    p = special.softmax(np.asarray(logits, np.float64) / temperature, -1)
+    return p.max(-1), p.argmax(-1)
+
+
+def report(logits, labels, words, temperature) -> dict:
+    """`leakage`, and the ECE of the answer and of the prompt's word (what a gate asks), before and after the temperature."""
+    out = leakage(logits, labels, words)
+    rows = np.arange(len(logits))
+    for name, t in (("ece_raw", 1.0), ("ece", temperature)):
+        p, said = confidence(logits, t)
+        out[name] = expected_calibration_error(p, labels[rows, said])
+    has = words >= 0
+    if has.any():
+        p = special.softmax(np.asarray(logits, np.float64) / temperature, -1)[rows, np.maximum(words, 0)]
+        out["ece_of_word"] = expected_calibration_error(p[has], labels[rows, np.maximum(words, 0)][has])
+    return out
