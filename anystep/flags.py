@@ -14,6 +14,7 @@ from anystep.errors import UserError
 from anystep.files import is_remote
 
 SAMPLERS, ASKS = ("euler", "heun", "dpm", "restart", "ddim", "ddim_ratio"), ("next", "now", "zero", "half")
+STEERING = ("fast", "faithful", "amortised", "best", "flips")
 MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE, MOST_SIDE = 1000, 16, 2**31 - 1, 100.0, 8192
 
 

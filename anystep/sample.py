@@ -28,6 +28,8 @@ def parse(argv):
     flags.add_drawing(parser)
     parser.add_argument("--text", help="folder of the text encoder, for prompts that the store of the model does not hold")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
+    parser.add_argument("--steer", help="folder of a classifier (anystep steer-train): objects go where the prompt says")
+    parser.add_argument("--method", choices=flags.STEERING, help="how to steer (default: fast)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations (default: float32)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the noise")
     parser.add_argument("--out", help="PNG to write (default: grid.png), or with --export the folder")
@@ -42,6 +44,8 @@ def parse(argv):
     args.prompts = [row["prompt"] for row in args.rows]
     if not args.prompts:
         raise UserError("nothing to draw: give --prompt TEXT or --prompts FILE")
+    if args.method and not args.steer:
+        raise UserError(f"--method {args.method}: is for --steer")
     if args.export:
         return _check_export(args)
     if args.count:
@@ -73,7 +77,7 @@ def main(argv):
     args = parse(argv)
     folder = flags.folder(args.out if args.export else epath.Path(args.out).parent, "--out")
 
-    from anystep import api  # after the flags: a typing error should not wait for jax
+    from anystep import api, steering  # after the flags: a typing error should not wait for jax
     from anystep.cache import use_compile_cache
 
     use_compile_cache()
@@ -85,34 +89,62 @@ def main(argv):
     how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}
     scale, _ = api.guidance(model.drawing, args.scale, **how)
     how |= {"guide": args.scale, "eta": args.eta, "size": args.size and list(args.size)}
+    steer = steering.load(args.steer, model, args.method or "fast", measure=not args.export) if args.steer else None
     said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
     if args.export:
-        return _export(args, folder, api, model, params, scale, how, said)
+        return _export(args, folder, api, model, params, scale, how, said, steer)
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:
         pictures = f"{len(args.prompts)} x {len(steps)} pictures of {height} x {width}"
         raise UserError(f"--prompts: {pictures} are {pixels:,} pixels, a page has at most {PAGE:,}")
+    if steer:
+        return _steered(args, api, model, params, steer, steps, how, said)
     drawn = {count: api.sample(model, params, args.prompts, steps=count, seed=args.seed, **how) for count in steps}
     logs.save(logs.strip(drawn, args.prompts), args.out)
     counts = ", ".join(map(str, steps))
     print(f"{args.out}: {len(args.prompts)} prompts at {counts} steps, {said}")
 
 
-def _export(args, folder, api, model, params, scale, how, said):
+def _steered(args, api, model, params, steer, steps, how, said):
+    """The grid as steered, and beside it OUT_steered.png, before and after, and OUT_maps.png, where the network had the words."""
+    from anystep.steering import show
+    from anystep.subjects import to_uint8
+
+    understood, plain, drawn = steer.understand(model.text, args.prompts), {}, {}
+    for count in steps:
+        x, told = api.sample_and_say(model, params, args.prompts, count, args.seed, steer=steer, **how)
+        drawn[count] = to_uint8(x)
+        print("\n".join(show.lines(understood, told, count)))
+        plain[count] = api.sample(model, params, args.prompts, steps=count, seed=args.seed, **how)
+    stem = args.out[: -len(".png")]
+    pages = {args.out: logs.strip(drawn, args.prompts), f"{stem}_steered.png": show.before_after(plain, drawn, args.prompts)}
+    if told:
+        pages[f"{stem}_maps.png"] = show.maps_page(understood, told)
+    for path, page in pages.items():
+        logs.save(page, path)
+    print(f"{', '.join(pages)}: {len(args.prompts)} prompts at {', '.join(map(str, steps))} steps, {said}, steered {args.method or 'fast'}")
+
+
+def _export(args, folder, api, model, params, scale, how, said, steer=None):
     """Picture n of a prompt takes seed + n and the prompt's place in the list, whatever the count."""
     import jax
     import numpy as np
 
-    steps, weights = args.steps[0], 0
-    for leaf in jax.tree.leaves(params):
-        weights = zlib.crc32(np.asarray(leaf).tobytes(), weights)
+    def digest(tree):
+        found = 0
+        for leaf in jax.tree.leaves(tree):
+            found = zlib.crc32(np.asarray(leaf).tobytes(), found)
+        return found
+
+    steps = args.steps[0]
     asked = hashlib.sha256(json.dumps(args.rows).encode()).hexdigest()
-    made = {"export": args.export, "prompts": asked, "count": args.count, "steps": steps, "seed": args.seed, "weights": weights}
+    made = {"export": args.export, "prompts": asked, "count": args.count, "steps": steps, "seed": args.seed}
+    made |= {"weights": digest(params)} | ({"steer": [args.method or "fast", digest(steer.params)]} if steer else {})
     galleries.begin(folder, args.export, args.rows, made | how | {"guide": scale})
     if args.export == "t2i_compbench" and (changed := sum(galleries.stem(prompt) != prompt for prompt in args.prompts)):
         print(f"{changed} prompts differ from their file names: spaces for / and _, or cut", file=sys.stderr)
 
     def draw(prompts, first, number):
-        return api.sample(model, params, prompts, steps=steps, seed=args.seed + number, first=first, **how)
+        return api.sample(model, params, prompts, steps=steps, seed=args.seed + number, first=first, steer=steer, **how)
 
     there = galleries.write(folder, args.export, args.prompts, args.count, draw, model.drawing.batch)
     before = f", {there:,} of them drawn before" if there else ""

@@ -2,7 +2,7 @@
 
 "Learning to Steer" (2509.02295) and cheaper kin. Import order inside: symmetry, maps, prompts, classifier, measures, descend, program,
 files, examples, fit,
-learned.
+learned, show.
 """
 
 from anystep.steering.files import load, save

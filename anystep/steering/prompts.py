@@ -47,16 +47,16 @@ def understand(text: Text, prompt: str, things=()) -> Understood:
 def refusal(relation, places, things):
     """Why a relation is not steered to, or None."""
     if relation.word not in WORDS:
-        return f"not steered, classifiers know {', '.join(WORDS)}"
+        return f"classifiers know {', '.join(WORDS)}"
     if relation.subject.lower() == relation.object.lower():
-        return "not steered, two equal nouns have the same words to look for"
+        return "two equal nouns have the same words to look for"
     for name, found in zip((relation.subject, relation.object), places, strict=True):
         if not found:
-            return f'not steered, the text encoder does not read as far as "{name}"'
+            return f'the text encoder does not read as far as "{name}"'
         if things and name.lower().split()[-1] not in things:
-            return f'not steered, "{name}" is not among what the classifier learned from: {", ".join(things)}'
+            return f'"{name}" is not among what the classifier learned from: {", ".join(things)}'
     if set(places[0]) & set(places[1]):
-        return "not steered, the text encoder has the words of both in one token"
+        return "the text encoder has the words of both in one token"
     return None
 
 
