@@ -71,7 +71,9 @@ class Text(NamedTuple):
     tokenize: Callable[[list[str]], Any]  # -> int32 numpy array, first axis the prompts; "" is the null prompt
     encode: Callable[[Params, Array], dict[str, Array]]  # -> {"features": [B, L, D], "mask": [B, L] bool}, some "pooled": [B, P]
     prepend: Callable[[str, Array], Array]  # (words, tokens) -> tokens of the words and then the prompt, as `tokenize` would give them
-    place: Callable[[str, tuple[int, int]], list[int]] | None = None  # (prompt, characters [first, last)) -> where its features lie
+    place: Callable[[str, tuple[int, int]], list[int]] | None = (
+        None  # (prompt, characters [first, last)) -> rows of its features; [] if cut off
+    )
 
 
 class Codec(NamedTuple):

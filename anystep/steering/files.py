@@ -55,9 +55,7 @@ def load(folder, model, method="fast", strength=1.0, **settings) -> Steering:
         raise UserError(f"{where}: is no classifier of relations (steering {VERSION} in its config.json), anystep steer-train makes one")
     reader = reader_of(where, config)
     if config["network"] != digest(model.net):
-        raise UserError(
-            f"{where}: this classifier was made for another network, whose digest is {config['network']}, not {digest(model.net)}"
-        )
+        raise UserError(f"{where}: was made for another network, {config['network']} by its digest; this one is {digest(model.net)}")
     layers = reader.lens.layers
     if not layers or max(layers) >= model.net.maps:
         raise UserError(f"{where}: reads layers {list(layers)}, this network has 0 to {model.net.maps - 1}")

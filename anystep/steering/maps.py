@@ -48,10 +48,12 @@ def grid_of(count, height, width):
 
 def reach(net: Model, params, h, capture: Capture) -> int:
     """The smallest number of blocks after which every layer of `capture` has handed out its maps; nothing is run."""
+    if net.maps == net.depth:
+        return max(capture.layers) + 1
 
     def found(blocks):
         aux = jax.eval_shape(lambda params, h: net.blocks(params, h, 0, blocks, capture)[1], params, h)
-        return len(aux["maps"]) if isinstance(aux.get("maps"), tuple) else (aux["maps"].shape[0] if "maps" in aux else 0)
+        return len(aux.get("maps", ()))
 
     low, high = 0, net.depth
     while high - low > 1:

@@ -26,8 +26,8 @@ from anystep.sampling import broadcast
 from anystep.steering import prompts, symmetry
 from anystep.steering.classifier import Reader, losses
 from anystep.steering.descend import Descent, descend, said
-from anystep.steering.maps import Lens, look
-from anystep.types import Model, Sampler
+from anystep.steering.maps import Lens, look, reach
+from anystep.types import Capture, Model, Sampler
 
 
 class Method(NamedTuple):
@@ -107,7 +107,7 @@ class Program(NamedTuple):
 
             def plain(x):
                 known = here.velocity(x, *plain_step) if first is None else first
-                return x, known, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(steered, x)[2])
+                return x, known, here.silence()
 
             on = (number < m.steps) & (strength != 0) & jnp.any(asked.known)
             x, known, info = jax.lax.cond(on, steered, plain, state.x)
@@ -143,8 +143,10 @@ class At(NamedTuple):
 
     def finish(self, x, h, t, s):
         """(u, aux) of x from the features that `see` has of it."""
-        walk, lens = self.walk, self.program.reader.lens
-        blocks = look_blocks(walk, x, self.t, self.s, self.told["asked"].tokens, lens)
+        walk = self.walk
+        capture = Capture(self.program.reader.lens.layers, self.told["asked"].tokens)
+        before = jax.eval_shape(walk.net.embed, walk.params, x, self.t, self.s, walk.cond)
+        blocks = reach(walk.net, walk.params, before, capture)
         h, _ = walk.net.blocks(walk.params, h, blocks, walk.net.depth)
         u = walk.net.head(walk.params, h)
         return walk.around(lambda x, t, s: (u, {}))(x, t, s)
@@ -214,6 +216,12 @@ class At(NamedTuple):
         tried = jnp.where(self.number == 0, 1 + len(others), 0)
         return (choose(x) if m.steps == 1 else jax.lax.cond(self.number == 0, choose, keep, x)), tried
 
+    def silence(self):
+        """The `info` of a step that is not steered."""
+        (rows, objects, _), side = self.told["asked"].tokens.shape, self.program.reader.lens.side
+        out = {name: jnp.zeros((rows, objects // 2)) for name in ("before", "after")} | {"maps": jnp.zeros((rows, 2, objects, side, side))}
+        return out | {name: jnp.zeros(rows, jnp.int32) for name in ("iterations", "looks", "rounds")} | {"distance": jnp.zeros(rows)}
+
     def info(self, x, found: Descent, looks, before):
         """What a person, and a count of costs, want to know of a steered step."""
         first = found.first if before is None else before
@@ -230,13 +238,6 @@ class At(NamedTuple):
             "rounds": jnp.broadcast_to(found.number, found.moved.shape),  # of the batch
             "distance": (norm(found.x - x) / norm(x)).reshape(-1),
         }
-
-
-def look_blocks(walk, x, t, s, tokens, lens):
-    """The number of blocks after which `look` stops; nothing is run."""
-    found = []
-    jax.eval_shape(lambda x: found.append(look(walk.net, walk.params, x, t, s, walk.cond, tokens, lens)[2]), x)
-    return found[0]
 
 
 class Recorder(NamedTuple):

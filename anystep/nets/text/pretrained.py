@@ -169,7 +169,9 @@ def role(init, of_tokens, tokenizer, length, worded=lambda prompt: prompt, befor
             return tokenizer.ids([(worded(text) or before).rstrip()])[0]
 
         found = {len(tokenizer.opening) + i for i in covered(pieces, prompt, span)}
-        return [row for row, i in enumerate(range(length) if kept is None else kept) if i in found and i < length - len(tokenizer.closing)]
+        if max(found, default=0) >= length - len(tokenizer.closing):
+            return []
+        return [row for row, i in enumerate(range(length) if kept is None else kept) if i in found]
 
     return Text(init, tokenize, jax.named_call(encode, name="text"), prepend, place)
 

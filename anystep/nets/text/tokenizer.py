@@ -44,8 +44,9 @@ def prepend(words, tokens, vocabulary):
 
 
 def place(prompt, span, length):
-    """Where the features of the characters span = [first, last) of a prompt lie, without what `tokenize` cuts off."""
-    return [1 + i for i in covered(lambda text: WORD.findall(text.lower()), prompt, span) if 1 + i < length]
+    """Where the features of the characters span = [first, last) of a prompt lie, [] where `tokenize` cuts some of them off."""
+    found = covered(lambda text: WORD.findall(text.lower()), prompt, span)
+    return [1 + i for i in found] if found.stop < length else []
 
 
 def covered(pieces, prompt, span):
