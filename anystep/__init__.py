@@ -16,6 +16,8 @@ def __getattr__(name):
         return importlib.import_module("anystep.api").load
     if name == "sample":  # the module of that name, which can be called: the same object in every order of imports
         return importlib.import_module("anystep.sample")
+    if name == "steering":
+        return importlib.import_module("anystep.steering")
     raise AttributeError(f"module 'anystep' has no attribute {name!r}")
 
 

@@ -316,7 +316,8 @@ def _draw(
     def velocity_under(c):
         return lambda x, t, s: net.velocity(params["net"], x, t, s, c)
 
-    if guide is None and guided:
+    known = guide is None  # what another guide asks is its own affair
+    if known and guided:
         none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null))
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         guide = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)
@@ -328,7 +329,7 @@ def _draw(
     walker = make(sampler, around(velocity_under(cond)), net, ask, eta)
     if steered is not None:
         clock = functools.partial(whole_step, whole) if whole else lambda t: t
-        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around), steered)
+        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known), steered)
     elif steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)

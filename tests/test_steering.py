@@ -114,7 +114,7 @@ def test_objects_go_where_they_are_asked(name):
 
 
 def test_small_raw_steps_only_gain():
-    found = [walk(Method(n, 0.2, normalised=False, until=(0.999999,), shell=False), asked())[1]["after"][0] for n in (0, 1, 2, 4)]
+    found = [walk(Method(n, 0.2, normalised=False, until=(0.999999,), shell=False), asked())[1]["after"][0] for n in (0, 1, 3)]
     assert (np.diff(np.stack(found), axis=0) > 0).all()
 
 
@@ -147,7 +147,7 @@ def test_who_is_done_keeps_every_bit(name):
     np.testing.assert_array_equal(alone, NOISE)
 
 
-@pytest.mark.parametrize("order", ["hardest", "alternate"])
+@pytest.mark.parametrize("order", ["hardest", pytest.param("alternate", marks=pytest.mark.slow)])
 def test_two_relations(order):
     words = np.stack([WORD, (WORD + 1) % 4], axis=1)
     x, info = walk(Method(12, 0.3, until=(0.7,), order=order), asked(words, pairs=((0, 1), (1, 2))))
@@ -165,9 +165,8 @@ def test_the_likeliest_noise_is_taken():
     np.testing.assert_allclose(along(x), best, atol=1e-6)
     same = [(np.asarray(x)[row] == np.asarray(turned)[:, row]).all((1, 2, 3)).sum() for row in range(ROWS)]
     assert min(same) == 1 and (info["looks"][0] == 9).all()
-    few, _ = walk(METHODS["best"]._replace(until=(0.999,)), asked())
     many, _ = walk(METHODS["best"]._replace(candidates=16, until=(0.999,)), asked())
-    assert (along(few) >= along(NOISE)).all() and along(many).mean() > along(few).mean()
+    assert (along(many) >= along(NOISE)).all() and along(many).mean() > along(NOISE).mean() + 0.05
     kept, _ = walk(METHODS["best"]._replace(until=(1e-6,)), asked())
     np.testing.assert_array_equal(kept, NOISE)
 
@@ -200,9 +199,7 @@ def reader_of(found, layers=(0,), corrects=False):
 TEXTS = ["a red ring left of a blue square", "a red ring"]
 
 
-@pytest.mark.parametrize(
-    "name", ["fast", "amortised", pytest.param("faithful", marks=pytest.mark.slow), pytest.param("best", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["amortised", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fast", "best"))])
 def test_without_strength_no_bit_moves(model, name):
     made, params = reader_of(model[0], corrects=True)
     steer = Steering(Program(made, METHODS[name]._replace(until=(0.999,))), params)
@@ -217,6 +214,7 @@ def test_without_strength_no_bit_moves(model, name):
     np.testing.assert_allclose(silent[0], api.sample_array(*model, TEXTS[1:], steps=2)[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_what_is_read_is_run():
     """The gradient through the first layers alone is that through the whole network, and `finish` ends as `velocity` does."""
     net = toys.tiny_sana()

@@ -70,7 +70,7 @@ METHODS = {
 
 class Walk(NamedTuple):
     """What of a drawing a steerer must know: the network with weights and condition, what the sampler asks at (t, t_next), the times that
-    the network is told, and `around`: Velocity -> Velocity, the guidance."""
+    the network is told, and `around`: Velocity -> Velocity, the guidance; reuse: it asks for the velocity at its own (x, t, s) alone."""
 
     net: Model
     params: Any
@@ -78,6 +78,7 @@ class Walk(NamedTuple):
     ask: Callable
     clock: Callable
     around: Callable
+    reuse: bool = True
 
 
 class Program(NamedTuple):
@@ -102,7 +103,7 @@ class Program(NamedTuple):
 
             def steered(x):
                 found, looks, before = here.moved(x, state.key)
-                known = here.finish(found.x, found.aux["h"], *plain_step) if m.reuse else here.velocity(found.x, *plain_step)
+                known = here.finish(found.x, found.aux["h"], *plain_step) if m.reuse and walk.reuse else here.velocity(found.x, *plain_step)
                 return found.x, known, here.info(x, found, looks, before)
 
             def plain(x):
