@@ -1,15 +1,15 @@
 """Coloured shapes at 16 pixels whose captions get the relation wrong, as captions of the web do: a base for steering.
 
     anystep train --config steer_shapes --workdir runs/steer_shapes
-    anystep steer-train --model runs/steer_shapes --out runs/steer_shapes_classifier --layers 0,1,2,3 --rows 16384 --steps 1,2,4 --amortise 3000
-    anystep bench steer --model runs/steer_shapes --classifier runs/steer_shapes_classifier --rows runs/steer_rows.jsonl
+    anystep steer-train --model runs/steer_shapes --out runs/classifier --layers 0,1,2,3 --rows 16384 --steps 1,2,4 --amortise 3000
+    anystep bench steer --model runs/steer_shapes --classifier runs/classifier --rows runs/steer_rows.jsonl
 
 Hardware   2 CPU cores
 Time       7 to 9 minutes on 2 cores, as `shapes`
 Result     not measured yet
 
-In 35 of 100 captions of two related objects the relation is another one, in 30 it is missing ("and"): 35 say what the picture shows. Nothing
-else differs from `shapes`, so the objects are drawn as well as there.
+Of 100 captions of two related objects 35 say another relation, 30 none ("and"), and 35 what the picture shows. Nothing else differs from
+`shapes`, so that the objects should be drawn as well as there.
 """
 
 from ml_collections import ConfigDict

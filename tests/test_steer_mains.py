@@ -111,7 +111,7 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
     "argv, said",
     [
         (["--data", "dogs.txt"], "--data 'dogs.txt': shapes, or a .jsonl file"),
-        (["--data", "dogs.jsonl"], "--source policy: needs --boxes FILE.py"),
+        (["--data", "dogs.jsonl"], "--source policy: .* --boxes FILE.py, or --source noised"),
         (["--classifier", "x"], "--classifier 'x': is for --amortise"),
         (["--kind", "heavy"], "argument --kind: invalid choice"),
     ],
