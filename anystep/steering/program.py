@@ -12,6 +12,7 @@ relation, take the sampler's own step; the strength may be traced. Random keys a
 shared number of rounds. Rows are not put together anew between rounds: a batch goes on until its last sample is done.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -165,7 +166,7 @@ class At(NamedTuple):
             before, looks = before or chosen, looks + tried
         sigma = self.walk.net.path.sigma(self.t)
         size = self.told["strength"] * m.step * (sigma * jnp.sqrt(float(x[0].size)) if m.normalised else jnp.ones_like(sigma))
-        limit = -jnp.log(jnp.array(m.until, jnp.float32))[jnp.minimum(self.number, len(m.until) - 1)]
+        limit = jnp.array([-math.log(p) for p in m.until], jnp.float32)[jnp.minimum(self.number, len(m.until) - 1)]
         if radius is not None:  # later there is data in x, whose length says something
             radius = jnp.where(self.number == 0, radius, jnp.inf)
         found = descend(self.see, x, asked.known, m, size, limit, radius)
