@@ -154,6 +154,7 @@ def test_a_killed_encode_goes_on_and_ends_with_the_same_bytes(at, source, text, 
     }
 
 
+@pytest.mark.slow
 def test_damaged_pictures_are_left_out_and_noted(source, tmp_path, capsys):
     folder = shutil.copytree(source, tmp_path / "source")
     (folder / "7.png").write_bytes(b"no picture")
@@ -177,9 +178,9 @@ def test_a_finished_store_is_left_alone_and_another_is_refused(source, text, sto
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ("flux_dev", "sana_flow", "sd1"))
+@pytest.mark.parametrize("pipeline", ("flux_dev", "sana_flow"))
 def test_a_pipeline_gives_both_encoders(pipeline, source, tmp_path):
-    """FLUX has two text encoders and a pooled vector and reads its padding, SANA hands on a part of what Gemma says, SD all of CLIP."""
+    """FLUX has two text encoders and a pooled vector and reads its padding, SANA hands on a part of what Gemma says."""
     folder = FIXTURES / f"pipeline_{pipeline}"
     store = stores.Store(encoded(source, tmp_path / "store", "--pipeline", folder, "--dtype", "float32"))
     role, params = encoders.text_of(folder)
@@ -241,6 +242,7 @@ def test_pixels_and_texts_are_the_stream_of_the_pictures(source, text, tmp_path)
     np.testing.assert_array_equal(next(late)["x0"], theirs[4]["x0"][2:])
 
 
+@pytest.mark.slow
 def test_several_sources_are_mixed_by_weight(source, tmp_path):
     store = encoded(f"{source},{source}", tmp_path / "store", "--autoencoder", CODEC)
     assert stores.read_index(store)["albums"] == [12, 12] and stores.read_index(store)["prompts"] == 13
