@@ -141,8 +141,7 @@ def main(argv):
 
 
 def begun(out, made_with):
-    """(shards that are finished, index of a store that is). UserError for a folder where another store was begun, and for one that is
-    neither empty nor a store's."""
+    """(shards that are finished, index of a store that is). UserError for a folder where another store was begun."""
     from anystep import stores
 
     files = [out / name for name in (stores.INDEX, stores.PROGRESS)]
