@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from anystep import checkpoint, tree, weights
+from anystep import mesh as meshes
 from anystep.arrays import channels
 from anystep.config import from_dict
 from anystep.errors import UserError
@@ -77,13 +79,14 @@ def drawing_of(config, codec=None) -> Drawing:
     )
 
 
-def load(name, step=None, dtype=None, text=None) -> tuple[Pipeline, dict]:
+def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
     checkpoint, or of the one at `step`), or of a folder with the parts of a pipeline (model_index.json), a peer's or imported.
 
     `dtype` "float32" | "bfloat16": of a pipeline's activations. text: for a model that learned from a store, the folder of the text encoder
-    that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. Raises UserError if
-    there is none of these, or if the weights do not fit.
+    that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. split: a pipeline's
+    weights lie in shards over all devices, each read straight to its own. Raises UserError if there is none of these, or if the weights do
+    not fit.
     """
     folder = folder_of(name)
     if (folder / weights.PIPELINE).exists():
@@ -91,8 +94,10 @@ def load(name, step=None, dtype=None, text=None) -> tuple[Pipeline, dict]:
             raise UserError(f"text {str(text)!r}: a pipeline has its own text encoder")
         if step is not None:
             raise UserError(f"model {str(name)!r}: a pipeline has no step {step}")
-        found = pipelines.read(folder, dtype or "float32")
+        found = pipelines.read(folder, dtype or "float32", over_devices if split else None)
         return assemble(found.net, found.text, found.drawing, codec=found.codec), jax.device_put(found.params)
+    if split:
+        raise UserError(f"split: of pipelines only, model {str(name)!r} was trained here")
     if dtype is not None:
         raise UserError(f"dtype {dtype!r}: of pipelines only; a model that was trained here says it in config.model.dtype")
     if (folder / weights.WEIGHTS).exists():
@@ -144,6 +149,12 @@ def codec_params(model: Pipeline) -> dict:
     data = model.config.data
     check_made_with(data.path, read_index(data.path), "autoencoder", data.autoencoder, "config.data.autoencoder")
     return {"codec": jax.device_put(encoders.codec_of(data.autoencoder)[1])}
+
+
+def over_devices(abstract):
+    """Shardings of a tree that split its large leaves over all devices."""
+    mesh = meshes.make_mesh(ConfigDict({"data": 1, "fsdp": jax.device_count()}))
+    return meshes.shard_rule(abstract, mesh)[0]
 
 
 def folder_of(name):

@@ -69,7 +69,7 @@ def make_mesh(mesh_config) -> Mesh:
 
 def is_stacked(name: str) -> bool:
     """Whether a leaf has the layer axis, over which the network scans, first."""
-    return "blocks" in name.split("/")
+    return not {"blocks", "double", "single"}.isdisjoint(name.split("/"))
 
 
 def shard_rule(abstract, mesh: Mesh, never_axis0=is_stacked, at_least: int = 2**18):

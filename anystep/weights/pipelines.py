@@ -45,13 +45,14 @@ class Kind(NamedTuple):
 
     folder: str  # of the network
     encoders: tuple[str, ...]
-    text: Callable  # (folder, dtype, network's options) -> (Text, params)
+    text: Callable  # (folder, dtype, network's options, shard) -> (Text, params)
     patch: Callable  # network's options -> latent positions a side of a token
     drawing: Callable  # network's options -> steps, scale and told of its Drawing, as its own pipelines have them
 
 
-def read(folder, dtype="float32") -> Parts:
-    """The parts of a pipeline, `dtype` of their activations; weights keep the file's. UserError for what is not there or not known.
+def read(folder, dtype="float32", shard=None) -> Parts:
+    """The parts of a pipeline, `dtype` of their activations; weights keep the file's. `shard` as in `port.load`. UserError for what is not
+    there or not known.
 
     A folder without its text encoders is read, too: only prompts are refused.
     """
@@ -65,14 +66,14 @@ def read(folder, dtype="float32") -> Parts:
     if (place == "unet") != (schedule.betas is not None):
         answers = {"transformer": "flow", "unet": "epsilon, v_prediction"}[place]
         raise UserError(f"{folder / 'scheduler'}: is for networks that predict {schedule.predicts!r}; for {place}/ allowed {answers}")
-    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype)
+    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype, shard)
     kind = KINDS[class_of(folder / place)]
     if place == "unet":
         options = options._replace(predicts=schedule.predicts, betas=schedule.betas)
     net, patch = peer.build(options), kind.patch(options)
     lacking = [name for name in kind.encoders if not (folder / name).is_dir()]
-    text, text_params = (absent(folder, lacking), {}) if lacking else kind.text(folder, dtype, options)
-    codec, codec_params = autoencoder(folder / "vae", dtype)
+    text, text_params = (absent(folder, lacking), {}) if lacking else kind.text(folder, dtype, options, shard)
+    codec, codec_params = autoencoder(folder / "vae", dtype, shard)
     if codec.channels != net.shape[-1]:
         raise UserError(f"{folder / 'vae'}: latents have {codec.channels} channels, those of {place}/ have {net.shape[-1]}")
     drawing = Drawing(
@@ -103,19 +104,19 @@ def class_of(folder):
     return config.get("_class_name") or (config.get("architectures") or ["none"])[0]
 
 
-def component(folder, classes, dtype):
+def component(folder, classes, dtype, shard=None):
     """(Peer, options, params) of one part, whose class must be one of `classes`."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder; a pipeline has it, its class is one of {', '.join(classes)}")
     if class_of(folder) not in classes:
         raise UserError(f"{folder}: class {class_of(folder)!r} has no place there, allowed {', '.join(classes)}")
-    peer, options, params = port.load(folder)
+    peer, options, params = port.load(folder, shard=shard)
     return peer, options._replace(dtype=dtype), params
 
 
-def autoencoder(folder, dtype="float32") -> tuple[Codec, Any]:
+def autoencoder(folder, dtype="float32", shard=None) -> tuple[Codec, Any]:
     """The autoencoder in `folder` and its params."""
-    peer, options, params = component(folder, ("AutoencoderDC", "AutoencoderKL"), dtype)
+    peer, options, params = component(folder, ("AutoencoderDC", "AutoencoderKL"), dtype, shard)
     return peer.build(options), params
 
 
@@ -128,24 +129,24 @@ def absent(folder, names) -> Text:
     return Text(refuse, refuse, refuse, refuse)
 
 
-def encoder(folder, dtype, classes, suffix="", **how) -> tuple[Text, Any]:
+def encoder(folder, dtype, classes, shard=None, suffix="", **how) -> tuple[Text, Any]:
     """The text encoder in text_encoder/ of a pipeline, with the tokenizer beside it."""
-    peer, options, params = component(folder / f"text_encoder{suffix}", classes, dtype)
+    peer, options, params = component(folder / f"text_encoder{suffix}", classes, dtype, shard)
     return peer.build(pretrained.read(folder / f"tokenizer{suffix}"), options, **how), params
 
 
-def sana_text(folder, dtype, _):
-    return encoder(folder, dtype, ("Gemma2Model", "Gemma2ForCausalLM"), instruction=INSTRUCTION.read_text("utf-8"))
+def sana_text(folder, dtype, _, shard=None):
+    return encoder(folder, dtype, ("Gemma2Model", "Gemma2ForCausalLM"), shard, instruction=INSTRUCTION.read_text("utf-8"))
 
 
-def unet_text(folder, dtype, _):
-    return encoder(folder, dtype, ("CLIPTextModel",))
+def unet_text(folder, dtype, _, shard=None):
+    return encoder(folder, dtype, ("CLIPTextModel",), shard)
 
 
-def flux_text(folder, dtype, options):
-    first, first_params = encoder(folder, dtype, ("CLIPTextModel",))
+def flux_text(folder, dtype, options, shard=None):
+    first, first_params = encoder(folder, dtype, ("CLIPTextModel",), shard)
     second, second_params = encoder(
-        folder, dtype, ("T5EncoderModel",), suffix="_2", length=512 if options.guidance else 256, see_padding=True
+        folder, dtype, ("T5EncoderModel",), shard, suffix="_2", length=512 if options.guidance else 256, see_padding=True
     )
     return both(first, second), {"pooled": first_params, "features": second_params}
 

@@ -13,7 +13,7 @@ import numpy as np
 from anystep.errors import UserError
 from anystep.tree import nest, paths
 from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match, refuse_pickles
-from anystep.weights.names import to_ours, to_peers
+from anystep.weights.names import one, to_ours, to_peers, to_shard
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
 
@@ -67,24 +67,42 @@ def _shape(layout, empty):
         return tuple(empty.shape)
 
 
-def load(folder, allow=()):
+def load(folder, allow=(), shard=None):
     """(Peer, options, params as nested numpy dicts) of a folder of a peer's or one that was imported. UserError for what does not fit,
-    unless allowed: "unused" tensors are left out, "missing" ones keep a fresh network's values."""
+    unless allowed: "unused" tensors are left out, "missing" ones keep a fresh network's values.
+
+    shard: tree of ShapeDtypeStructs -> tree of shardings, `mesh.shard_rule` of a mesh. Params are then jax.Arrays, and no leaf was ever
+    whole on the host: of a model that is larger than its memory each shard is read straight to its device.
+    """
     config = read_config(folder)
     if "peer" in config:
-        return load_ours(folder, config["peer"])
-    peer, options, expected, names, tensors = opened(folder, allow)
-    found = {ours: to_ours(source, tensors.read) for ours, source in names.items()}
-    return peer, options, nest(found | fresh(peer, options, set(expected) - set(found)))
+        peer, options, expected, tensors = opened_ours(folder, config["peer"])
+        names = {ours: one(ours) for ours in expected}
+    else:
+        peer, options, expected, names, tensors = opened(folder, allow)
+    new = fresh(peer, options, set(expected) - set(names))
+    if shard is None:
+        return peer, options, nest({ours: to_ours(source, tensors.read) for ours, source in names.items()} | new)
+    kept = {ours: leaf.update(dtype=moved(names[ours], tensors) if ours in names else leaf.dtype) for ours, leaf in expected.items()}
+    places = paths(shard(nest(kept)))
+
+    def place(ours):
+        def read(index):
+            return to_shard(names[ours], tensors.read, index) if ours in names else new[ours][index]
+
+        return jax.make_array_from_callback(kept[ours].shape, places[ours], read)
+
+    return peer, options, nest({ours: place(ours) for ours in kept})
 
 
-def load_ours(folder, config):
+def opened_ours(folder, config):
+    """(peer, options, expected leaves, Tensors) of what was imported, checked."""
     peer, tensors = find(config, Path(folder) / CONFIG), Tensors(folder)
     options = peer.options(config)
-    params = nest({name: tensors.read(name) for name in tensors.shapes})
-    if any(report := match(nest(shapes_of(peer, options)), params)):
+    expected = shapes_of(peer, options)
+    if any(report := match(nest(expected), nest({name: tensors.empty(name) for name in tensors.shapes}))):
         raise UserError(f"{folder}: does not fit {config.get('_class_name', 'its config')}: {describe(report)}")
-    return peer, options, params
+    return peer, options, expected, tensors
 
 
 def opened(folder, allow=()):
