@@ -45,7 +45,7 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
         np.testing.assert_array_equal(pictures, anystep.sample(b, q, ["a red ring", ""], steps=2))
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", [name if name == "smoke" else pytest.param(name, marks=pytest.mark.slow) for name in tiny.NAMES])
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     config = tiny.config(name, tmp_path)
