@@ -19,6 +19,7 @@ from anystep.config import from_dict
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
+from anystep.nets.autoencoder import in_memory
 from anystep.nets.build import build_models, text_folder, trained_roles
 from anystep.path import from_flow_time
 from anystep.sampling import make, on_whole_steps
@@ -50,7 +51,7 @@ def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
     """A Pipeline of its parts, without weights."""
     fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "whole", "shape")
     draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
-    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(codec.decode))
+    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(in_memory(codec).decode))
 
 
 def pipeline(config) -> Pipeline:
@@ -94,8 +95,8 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
             raise UserError(f"text {str(text)!r}: a pipeline has its own text encoder")
         if step is not None:
             raise UserError(f"model {str(name)!r}: a pipeline has no step {step}")
-        found = pipelines.read(folder, dtype or "float32", over_devices if split else None)
-        return assemble(found.net, found.text, found.drawing, codec=found.codec), jax.device_put(found.params)
+        found = pipelines.read(folder, dtype or "float32", over_devices if split else meshes.on_one_device)
+        return assemble(found.net, found.text, found.drawing, codec=found.codec), found.params
     if split:
         raise UserError(f"split: of pipelines only, model {str(name)!r} was trained here")
     if dtype is not None:
@@ -104,12 +105,14 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
         if step is not None:
             raise UserError(f"model {str(name)!r}: a model folder has no step {step}; give the work directory")
         saved, params = weights.load_folder(folder)
+        refuse_a_part(name, saved)
         model = pipeline(from_dict(saved))
         return with_frozen(model, jax.device_put(weights.take(abstract_params(model), params)), text)
     try:
         saved = json.loads((folder / weights.CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
+    refuse_a_part(name, saved)
     model = pipeline(from_dict(saved))
     found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, step=step, partial=True)
     if step not in (None, found):
@@ -149,6 +152,12 @@ def codec_params(model: Pipeline) -> dict:
     data = model.config.data
     check_made_with(data.path, read_index(data.path), "autoencoder", data.autoencoder, "config.data.autoencoder")
     return {"codec": jax.device_put(encoders.codec_of(data.autoencoder)[1])}
+
+
+def refuse_a_part(name, saved):
+    """UserError for the config of one network of others, which alone reads no prompts and draws no pictures."""
+    if not {"peer", "_class_name", "architectures"}.isdisjoint(saved):
+        raise UserError(f"model {str(name)!r}: is one part of a pipeline; give the folder that has model_index.json")
 
 
 def over_devices(abstract):
@@ -276,6 +285,8 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
     wanted = number("guide", drawing.scale if scale is None else scale)
     if drawing.told:
         return wanted, "all"
+    if wanted < drawing.least:
+        raise UserError(f"guidance scale {wanted:g}: allowed from {drawing.least:g}, which is none, for pipelines of others")
     if drawing.learned == 1.0:
         return wanted, ""
     by_way_of_data = sampler not in ("euler", "heun", "dpm") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0

@@ -125,6 +125,7 @@ class Drawing(NamedTuple):
     ask: str
     scale: float = 1.0  # of guidance
     told: float = 0.0  # not 0: the network reads told * scale from cond["guidance"], and nothing is extrapolated
+    least: float = 0.0  # scale that may be asked for; 0 is the null prompt alone
     energy_preserving: bool = False
     interval: tuple[float, float] = (0.0, 1.0)  # flow times between which guidance acts
     eta: float = 1.0

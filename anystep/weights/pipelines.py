@@ -7,8 +7,8 @@ Sprint  the same, but the network is told a tenth of the scale                  
 FLUX    T5 gives the features, CLIP the pooled vector; dev is told the scale, schnell has none
 SD      CLIP; what the network predicts, and over which clock, is said by the scheduler       (2112.10752)
 
-A scale of 1 is no guidance here. What is told may be any number; to extrapolate by 0 draws the null prompt, where diffusers takes scales
-up to 1 for none: the customary 0 of FLUX schnell is the 1 that it has by default.
+A scale of 1 is no guidance here, and what is told may be any number. diffusers takes scales up to 1 for none, so that people write 0 for
+FLUX schnell; here 0 would be the null prompt, and less than 1 is refused.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ INSTRUCTION = Path(__file__).with_name("sana_instruction.txt")  # what SANA was 
 
 
 class Parts(NamedTuple):
-    """What a folder holds; params {"net", "text", "codec"} as numpy arrays."""
+    """What a folder holds; params {"net", "text", "codec"} as `port.load` gives them."""
 
     net: Model
     text: Text
@@ -62,6 +62,8 @@ def read(folder, dtype="float32", shard=None) -> Parts:
     place = next((name for name in ("transformer", "unet") if (folder / name).is_dir()), None)
     if place is None:
         raise UserError(f"{folder}: has neither transformer/ nor unet/")
+    if (folder / "controlnet").is_dir():
+        raise UserError(f"{folder}: has controlnet/, which drawing knows nothing of; a pipeline without it is expected")
     schedule = schedule_of(folder)
     if (place == "unet") != (schedule.betas is not None):
         answers = {"transformer": "flow", "unet": "epsilon, v_prediction"}[place]
@@ -81,6 +83,7 @@ def read(folder, dtype="float32", shard=None) -> Parts:
         codec.factor * patch,
         sampler=schedule.sampler,
         ask="now",
+        least=1.0,
         eta=schedule.eta,
         batch=max(1, min(64, TOKENS_AT_ONCE // (net.shape[0] * net.shape[1] // patch**2))),
         ends=lambda times: ends(schedule, times),

@@ -160,11 +160,22 @@ def bring_one(source, folder, dtype, allow):
     def arrays():
         for ours in expected:
             array = to_ours(names[ours], tensors.read) if ours in names else new[ours]
-            yield ours, array.astype(kept[ours], copy=False)
+            yield ours, narrowed(ours, array, kept[ours])
 
     write(folder / WEIGHTS, {ours: leaf.shape for ours, leaf in expected.items()}, kept, arrays())
     (folder / CONFIG).write_text(json.dumps({"peer": peer.config(options)}, indent=1))
     return len(expected)
+
+
+def narrowed(ours, array, dtype):
+    """array in another dtype. UserError where that has no room for its numbers."""
+    with np.errstate(over="ignore"):
+        found = array.astype(dtype, copy=False)
+    if found.dtype != array.dtype and np.issubdtype(dtype, np.floating) and not np.isfinite(found).all() and np.isfinite(array).all():
+        raise UserError(
+            f"--dtype {np.dtype(dtype).name}: {ours} has numbers up to {float(np.abs(array).max()):.3g}; allowed bfloat16, float32"
+        )
+    return found
 
 
 def copy_plain(source, folder):
@@ -185,7 +196,7 @@ def size(shape):
 
 
 def give(source, folder):
-    """Yields (folder written, tensors) for each component: what `bring` has written, perhaps trained since, as the peer's own folders."""
+    """Yields (folder written, tensors) for each component: what `bring` has written as the peer's own folders."""
     source, folder = Path(source), Path(folder)
     if not (source / PIPELINE).is_file():
         yield folder, give_one(source, folder)
@@ -223,11 +234,17 @@ def give_one(source, folder):
 def measure(folder, close, close_derivative, low=True):
     """(whether every recorded array is met, lines to print) of a folder with config.json, weights.safetensors and io.npz; `low`: also what
     bfloat16 would make of it."""
-    peer, options, params = load(folder)
     recorded = recording(Path(folder))
     wanted = [name for name in recorded if name.startswith(("out", "mid."))]
+    if not wanted:
+        raise UserError(f"{Path(folder) / 'io.npz'}: has no out_* and no mid.*, so there is nothing to verify")
+    peer, options, params = load(folder)
     limits = {name: close_derivative if "jvp" in name else close for name in wanted}
-    met, lines = verdict(errors(peer.answers(options, params, given(recorded)), recorded, wanted), limits)
+    try:
+        answers = peer.answers(options, params, given(recorded))
+    except KeyError as error:
+        raise UserError(f"{Path(folder) / 'io.npz'}: has no {error.args[0]}, which its outputs come from") from None
+    met, lines = verdict(errors(answers, recorded, wanted), limits)
     if low and "dtype" in options._fields:
         rough = errors(peer.answers(options._replace(dtype="bfloat16"), params, given(recorded)), recorded, wanted)
         lines.append(f"bfloat16: {max(rough.values()):.3g} at {max(rough, key=rough.get)}")
