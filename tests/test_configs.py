@@ -45,7 +45,7 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
         np.testing.assert_array_equal(pictures, anystep.sample(b, q, ["a red ring", ""], steps=2))
 
 
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", [name if name == "smoke" else pytest.param(name, marks=pytest.mark.slow) for name in tiny.NAMES])
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     config = tiny.config(name, tmp_path)
@@ -68,12 +68,14 @@ def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
         "steer": None,
         "guided": True,
         "told": 0.0,
+        "whole": 0,
         "shape": model.net.shape,
         "noise": None,
     }
 
     def draw(params, tokens, null, keys):
-        return model.draw(params, tokens, null, keys, np.linspace(1, 0, 3, dtype=np.float32), 2.0, (0.0, 1.0), 1.0, **words)
+        times = np.linspace(1, 0, 3, dtype=np.float32)
+        return model.draw(params, tokens, null, keys, times, 2.0, (0.0, 1.0), model.drawing.ends(times), 1.0, **words)
 
     export.export(jax.jit(draw), platforms=[platform])(state.params, tokens, null, keys)
 
