@@ -20,7 +20,7 @@ FLOORS = (
     "mesh optim spikes logs cache",
     "state checkpoint guard weights",
     "data evals compare config flags recovery prompts galleries",  # prompts, galleries: what mains read and write
-    "subjects",
+    "subjects teachers",
     "train_step api",
     "watch begin",
     "train sample evaluate parse ckpt convert encode bench launch __main__",
