@@ -138,7 +138,7 @@ def make_gradients(config, models, roles):
             grads, found, buffers = part(roles, batch, step)
             total = grads if total is None else jax.tree.map(jnp.add, total, grads)
             whole = whole + found["loss"]
-            metrics |= found | {f"grad_norm/{name}": tree.global_norm(grads)}
+            metrics |= found | {f"grad_norm/{name}": tree.global_norm(grads["net"])}
         metrics |= {"loss": whole} | {f"grad_norm/{role}": tree.global_norm(total[role]) for role in others}
         return total, metrics | dict(zip(SAID, buffers[HEADS]["said"], strict=True)), buffers
 

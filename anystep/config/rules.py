@@ -145,8 +145,6 @@ def the_teacher_is_used(c):
         return
     if c.path.name == "trig":
         refuse("path.name", "trig", "'linear' beside a teacher; config.objective.consistency.form = 'trig' is sCM's own measure")
-    if c.objective.self_evaluation.share and c.objective.self_evaluation.auxiliary_k < 1:
-        refuse("objective.self_evaluation.auxiliary_k", c.objective.self_evaluation.auxiliary_k, "1 beside a teacher, whose text is frozen")
     if c.model.guidance and jumps.share and jumps.velocity != "teacher":
         refuse("model.guidance", True, "False for jumps along anything but a teacher: no scale is behind them")
     if a.share and list(a.blocks) != sorted(set(a.blocks)):
