@@ -14,13 +14,15 @@ from anystep import config as configs
 from anystep.errors import UserError
 from anystep.nets.build import training_models
 from anystep.state import init_state
-from anystep.train_step import make_optimizers
+from anystep.train_step import abstract_batch, abstract_frozen, make_optimizers, make_train_step
 from anystep.tree import count, paths
+from anystep.weights import pipelines, port
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
-def test_parameters_of_the_released_students(capsys):
+def test_parameters_of_the_released_students():
     """Without a store and without a teacher: the published counts, and heads of 53 and 201 million."""
     for name, net, heads in (("sana_sprint_600m", 593_501_216, 53.1e6), ("sana_sprint_1600m", 1_610_237_472, 201e6)):
         config = configs.load(["--config", name])[0]
@@ -105,28 +107,65 @@ def first(config, models, optimizers):
     return begin.first_state(config, models, optimizers, jax.tree.map(lambda _: one, abstract))
 
 
-def peer_flags(folder, **more):
-    """A config whose network is that of the SANA pipeline in the fixtures, with q/k norms, dense times and a second time of its own."""
-    options = teachers.peer_of(FIXTURES / "pipeline_sana_flow" / "transformer")[1]
-    tiny.store(folder / "store")
+SANA = FIXTURES / "pipeline_sana_flow"  # without q/k norms, its clock counts 1,000 steps
+
+
+def beside_sana(folder, *more):
+    """A config whose network is that of the SANA in the fixtures but for q/k norms, a dense clock and a second time."""
+    options = teachers.peer_of(SANA / "transformer")[1]
+    tiny.store(folder / "store", width=options.text_width)
     asked = {name: getattr(options, name) for name in ("width", "depth", "heads", "cross_heads", "patch", "mlp_ratio", "positions")}
-    asked |= {"attention": "linear", "ffn": "conv", "stem": 0, "predicts": "v", "time_frequency": 1.0, "time_span": 1e4} | more
-    flags = ["--config", "store", *(f"--config.model.{name}={value}" for name, value in asked.items()), "--config.data.batch=8"]
-    flags += [f"--config.data.path={folder / 'store'}", f"--config.init_from={FIXTURES / 'pipeline_sana_flow'}"]
-    return flags, options
+    asked |= {"attention": "linear", "ffn": "conv", "stem": 0, "predicts": "v", "time_frequency": 1.0, "time_span": 1e4, "dtype": "float32"}
+    flags = ["--config", "store", *(f"--config.model.{name}={value}" for name, value in asked.items()), "--config.data.batch=8", *more]
+    return configs.load([*flags, f"--config.data.path={folder / 'store'}", "--config.data.dev_share=0.3"])[0]
 
 
 def test_a_sana_of_others_is_where_a_teacher_begins(tmp_path):
-    """Its network alone is read; q/k norms and second time are new, the clock of 1,000 steps becomes dense, what must agree is named."""
-    flags, options = peer_flags(tmp_path, qk_norm=True)
-    config = configs.load(flags)[0]
-    mine = begin.options_of(config.model, (16, 16, options.shape[-1]), options.text_width)
-    loaded = teachers.beginning(config, mine)
-    fresh = jax.eval_shape(training_models(config)["net"].init, jax.random.key(0))
-    lacking = weights.match({"net": fresh}, loaded).missing
-    assert lacking and all(any(part in name for part in ("second_time", "q_norm", "k_norm")) for name in lacking) or options.qk_norm
-    with pytest.raises(UserError, match=r"config\.init_from = .* has attention = 'linear', the config 'softmax'"):
-        teachers.beginning(config, mine._replace(attention="softmax"))
+    """Its network alone is read; q/k norms and second time are new, and what must agree is named."""
+    config = beside_sana(tmp_path, f"--config.init_from={SANA}")
+    models, optimizers = training_models(config), make_optimizers(config)
+    state = first(config, models, optimizers)
+    its, mine = paths(port.load(SANA / "transformer")[2]), paths(state.params["net"])
+    for name, leaf in its.items():
+        np.testing.assert_array_equal(mine[name], leaf)
+    assert {name.split("/")[-2] for name in set(mine) - set(its)} == {"in", "out", "q_norm", "k_norm"}
+    assert all("second_time" in name or "_norm" in name for name in set(mine) - set(its))
+    np.testing.assert_array_equal(paths(state.ema["main"]["net"])["head/table"], its["head/table"])
+    for field, says in (
+        ("heads=1", "has heads = 2, the config 1"),
+        ("attention=softmax", "has attention = 'linear', the config 'softmax'"),
+    ):
+        wrong = beside_sana(tmp_path, f"--config.init_from={SANA}", f"--config.model.{field}")
+        with pytest.raises(UserError, match=rf"config\.init_from = .* {says}"):
+            first(wrong, training_models(wrong), make_optimizers(wrong))
+
+
+def test_a_sana_of_others_teaches(tmp_path):
+    """As its own pipeline answers, its clock of 1,000 steps included; heads look at its blocks."""
+    jumps = ("share=1", "velocity=teacher", "start=0", "nodes=0", "weighting=none", "guidance=1.0", "at_noise=0.0")
+    flags = [*(f"--config.objective.consistency.{field}" for field in jumps), "--config.objective.flow_matching.share=0"]
+    flags += [f"--config.objective.teacher.folder={SANA}", "--config.objective.adversarial.share=1", "--config.model.second_time=False"]
+    config = begin.pinned(beside_sana(tmp_path, *flags, "--config.objective.adversarial.blocks=0,1"))
+    teachers.check(config)
+    teacher, params = teachers.model_of(config), teachers.load(config)["net"]
+    x, t = np.ones((1, 8, 8, 4), np.float32), np.array([0.3], np.float32)
+    cond = {"features": np.ones((1, 3, 16), np.float32), "mask": np.ones((1, 3), bool)}
+    pipeline = pipelines.read(SANA)
+    answers = [
+        np.asarray(model.velocity(weights, x, t, t, cond)[0])
+        for model, weights in ((teacher, params), (pipeline.net, pipeline.params["net"]))
+    ]
+    np.testing.assert_array_equal(*answers)
+    assert teachers.has_text(config) and teacher.ends == "none" and teacher.told == 0.0
+    models, optimizers = training_models(config, teacher=teacher), make_optimizers(config)
+    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    assert {role for role in models if role not in optimizers} == {"text", "teacher"}
+    after, metrics = jax.eval_shape(
+        make_train_step(config, models, optimizers), state, abstract_frozen(models, optimizers), abstract_batch(config, models)
+    )
+    assert jax.tree.map(lambda a: a.shape, after) == jax.tree.map(lambda a: a.shape, state) and "loss/discriminator" in metrics
+    with pytest.raises(UserError, match=r"text\.encoder = 'hashed': must be stored"):
+        teachers.check(changed(config, model__text__encoder="hashed"))
 
 
 @pytest.mark.slow

@@ -79,13 +79,13 @@ def config(name, folder, *more):
     return configs.load(arguments(name, folder, *more))[0]
 
 
-def store(folder, n=12, pooled=0):
+def store(folder, n=12, width=8, pooled=0):
     """A store of noise, as if of an autoencoder and a text encoder; and a prompt that no picture has."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, shard = np.random.default_rng(0), stores.Shard(folder, 0)
 
     def prompt(length):
-        return stores.Prompt(rng.standard_normal((length, 8)).astype(np.float16), np.zeros(pooled, np.float16))
+        return stores.Prompt(rng.standard_normal((length, width)).astype(np.float16), np.zeros(pooled, np.float16))
 
     for i in range(n):
         shard.add_picture(f"{i}.png", [f"noise number {i}"], rng.standard_normal((1, 16, 16, 4)).astype(np.float16))
@@ -93,7 +93,7 @@ def store(folder, n=12, pooled=0):
     shard.add_prompt("a red ring", prompt(3))
     index = {"version": stores.VERSION, "made_with": {"text": "", "autoencoder": ""}, "albums": [n], "prompts": n + 1}
     index["picture"] = {"kind": "latents", "shape": [16, 16, 4], "dtype": "float16", "factor": 8}
-    index["text"] = {"width": 8, "pooled": pooled, "dtype": "float16", "null": stores.as_text(prompt(1)), "length": 4}
+    index["text"] = {"width": width, "pooled": pooled, "dtype": "float16", "null": stores.as_text(prompt(1)), "length": 4}
     index["files"] = shard.close()
     (folder / stores.INDEX).write_text(json.dumps(index | {"key": stores.key_of(index)}))
 
