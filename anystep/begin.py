@@ -6,7 +6,7 @@ import jax
 
 from anystep import logs, teachers, weights
 from anystep import mesh as meshes
-from anystep.api import frozen_text
+from anystep.api import frozen_text, load
 from anystep.config import flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
@@ -14,6 +14,7 @@ from anystep.errors import UserError
 from anystep.nets.build import build_text, has_teacher, options_of, shape_of, text_folder, trained_roles
 from anystep.state import EMA, averaged, init_state
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
+from anystep.weights import port
 
 NEW = ("net/embed/second_time/*", "net/embed/guidance/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
 FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every", "data.most_bad")  # may change between two starts of one run
@@ -26,7 +27,7 @@ def check(config, workdir, begun, also):
     for name in also:
         logs.package_of(name)
     if config.init_from and not begun:
-        teachers.find(config.init_from, "config.init_from")
+        teachers.find(config.init_from, "config.init_from", ended=False)
     if has_teacher(config):
         teachers.check(config)
         index = read_index(config.data.path) if config.data.kind == "store" else {"made_with": {}}
@@ -102,7 +103,8 @@ def first_state(config, models, optimizers, shardings):
         return state
     _, text_width, pooled = build_text(config)
     options = options_of(config.model, shape_of(config.data), text_width, pooled) if config.model.net != "mlp" else None
-    loaded = teachers.beginning(config, options)
+    place = teachers.beginning(config, options)
+    loaded = {"net": port.load(place.folder)[2]} if place.saved is None else load(config.init_from)[1]
     found = {role: loaded[role] for role in state.params if role in loaded}
     params = state.params | weights.take({role: state.params[role] for role in found}, found, NEW)
     state = state._replace(params=params, ema={EMA: averaged(params)})

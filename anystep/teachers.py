@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from anystep import weights
@@ -30,16 +31,16 @@ PEERS_OWN = ("qk_norm", "time_scale", "guidance", "second_time", "shape", "scan"
 class Place(NamedTuple):
     """Where a network lies; `saved`: the config of one of ours, None of a peer's."""
 
-    folder: Path
+    folder: epath.Path
     saved: dict | None
 
 
-def find(folder, field=FIELD) -> Place:
-    """UserError for a folder that holds no network."""
-    folder = Path(folder)
-    if (folder / weights.PIPELINE).is_file():
+def find(folder, field=FIELD, ended=True) -> Place:
+    """UserError for a folder that holds no network; `ended`: nor for the work directory of a run that goes on."""
+    folder = epath.Path(folder)
+    if (folder / weights.PIPELINE).exists():
         return Place(folder / "transformer", None)
-    if not (folder / weights.CONFIG).is_file():
+    if not (folder / weights.CONFIG).exists():
         raise UserError(f"{field} = {str(folder)!r}: is none of a model folder, a work directory or a pipeline")
     try:
         saved = json.loads((folder / weights.CONFIG).read_text())
@@ -47,8 +48,8 @@ def find(folder, field=FIELD) -> Place:
         raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
     if "peer" in saved or "_class_name" in saved:
         return Place(folder, None)
-    if not (folder / weights.WEIGHTS).is_file():
-        if not (folder / "model" / weights.WEIGHTS).is_file():
+    if ended and not (folder / weights.WEIGHTS).exists():
+        if not (folder / "model" / weights.WEIGHTS).exists():
             raise UserError(f"{field} = {str(folder)!r}: has no model/ yet, which a run leaves at its end (or `anystep ckpt export`)")
         return Place(folder / "model", saved)
     return Place(folder, saved)
@@ -125,18 +126,17 @@ def peer_of(folder):
     return peer, peer.options(config)
 
 
-def beginning(config, net_options):
-    """{role: weights} of `config.init_from`, whose network must be the config's but for what may be new (see `begin`). `net_options`: those
-    of the config's network, for peers. UserError by name."""
+def beginning(config, net_options) -> Place:
+    """Where `config.init_from` is, whose network must be the config's but for what may be new (see `begin`). `net_options`: those of the
+    config's network, for peers. UserError by name."""
     field = "config.init_from"
-    place = find(config.init_from, field)
+    place = find(config.init_from, field, ended=False)
     if place.saved is None:
-        _, options = peer_of(place.folder)
-        compare(field, config.init_from, net_options._asdict(), options._asdict(), PEERS_OWN)
-        return {"net": port.load(place.folder)[2]}
+        compare(field, config.init_from, net_options._asdict(), peer_of(place.folder)[1]._asdict(), PEERS_OWN)
+        return place
     own = place.saved.get("model", {})
     compare(field, config.init_from, {name: config.model[name] for name in AGREED if name in own}, own)
-    return weights.load_folder(place.folder)[1]
+    return place
 
 
 def compare(field, folder, mine, its, free=()):

@@ -78,7 +78,8 @@ def main(argv):
 def asked(name):
     """The overrides of a case."""
     shares, extra, *_ = CASES[name]
-    extra = ["--config.objective.adversarial.share=0", "--config.model.guidance=False", *extra]  # unless it asks for them
+    plain = ("objective.adversarial.share=0", "objective.prompt_dropout=0.1", "model.guidance=False", "model.second_time=True")
+    extra = [*(f"--config.{field}" for field in plain), *extra]
     return [f"--config.objective.{objective}.share={share}" for objective, share in zip(NAMES, shares, strict=True)] + extra
 
 
