@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from anystep import begin, mesh, spikes, tree
+from anystep import begin, checkpoint, mesh, spikes, tree
 from anystep import config as configs
 from anystep.data import make_stream
 from anystep.nets.build import training_models
@@ -28,7 +28,7 @@ class Run:
         stream = make_stream(config.data, models["text"].tokenize, 0, config.data.batch)
         step = make_train_step(config, models, self.optimizers)
         state = init_state(models, self.optimizers, 0, 8)
-        self.states, self.metrics = [jax.device_get(state)], []
+        self.states, self.metrics, self.batches = [jax.device_get(state)], [], []
         for number in range(5):
             batch = next(stream)
             if number == 4:
@@ -36,6 +36,12 @@ class Run:
             state, metrics = step(state, frozen, batch)
             self.states.append(jax.device_get(state))
             self.metrics.append(jax.device_get(metrics))
+            self.batches.append(batch)
+        checkpoint.save(folder, 2, self.states[2])()
+        _, state, _ = checkpoint.restore(folder, jax.eval_shape(lambda: state))
+        for batch in self.batches[2:4]:
+            state, _ = step(state, frozen, batch)
+        self.again = jax.device_get(state)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,10 @@ def test_clocks_count_steps_of_their_own_kind(run):
     for role in run.optimizers:
         counts = [int(leaf) for name, leaf in tree.paths(run.states[4].opt[role]).items() if name.endswith("count")]
         assert counts and set(counts) == {2}
+
+
+def test_a_step_of_each_kind_after_a_restore_has_the_same_bits(run):
+    assert not changed(run.states[4]._asdict(), run.again._asdict())
 
 
 def test_what_is_logged(run):
