@@ -10,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from ml_collections import ConfigDict
 
 from anystep import checkpoint, teachers, tree, weights
+from anystep import mesh as meshes
 from anystep.arrays import channels
 from anystep.config import from_dict
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
+from anystep.nets.autoencoder import in_memory
 from anystep.nets.build import build_models, drawn_roles, has_teacher, text_folder, trained_roles
 from anystep.nets.sana import TOLD
 from anystep.path import from_flow_time
@@ -49,7 +52,7 @@ def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
     """A Pipeline of its parts, without weights."""
     fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "whole", "shape")
     draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
-    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(codec.decode))
+    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(in_memory(codec).decode))
 
 
 def pipeline(config) -> Pipeline:
@@ -93,13 +96,14 @@ def told_by(config):
     return (1.0 if config.model.net == "mmdit" else TOLD) if config.model.guidance else 0.0
 
 
-def load(name, step=None, dtype=None, text=None) -> tuple[Pipeline, dict]:
+def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
     checkpoint, or of the one at `step`), or of a folder with the parts of a pipeline (model_index.json), a peer's or imported.
 
     `dtype` "float32" | "bfloat16": of a pipeline's activations. text: for a model that learned from a store, the folder of the text encoder
-    that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. Raises UserError if
-    there is none of these, or if the weights do not fit.
+    that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. split: a pipeline's
+    weights lie in shards over all devices, each read straight to its own. Raises UserError if there is none of these, or if the weights do
+    not fit.
     """
     folder = folder_of(name)
     if (folder / weights.PIPELINE).exists():
@@ -107,20 +111,24 @@ def load(name, step=None, dtype=None, text=None) -> tuple[Pipeline, dict]:
             raise UserError(f"text {str(text)!r}: a pipeline has its own text encoder")
         if step is not None:
             raise UserError(f"model {str(name)!r}: a pipeline has no step {step}")
-        found = pipelines.read(folder, dtype or "float32")
-        return assemble(found.net, found.text, found.drawing, codec=found.codec), jax.device_put(found.params)
+        found = pipelines.read(folder, dtype or "float32", over_devices if split else meshes.on_one_device)
+        return assemble(found.net, found.text, found.drawing, codec=found.codec), found.params
+    if split:
+        raise UserError(f"split: of pipelines only, model {str(name)!r} was trained here")
     if dtype is not None:
         raise UserError(f"dtype {dtype!r}: of pipelines only; a model that was trained here says it in config.model.dtype")
     if (folder / weights.WEIGHTS).exists():
         if step is not None:
             raise UserError(f"model {str(name)!r}: a model folder has no step {step}; give the work directory")
         saved, params = weights.load_folder(folder)
+        refuse_a_part(name, saved)
         model = pipeline(from_dict(saved))
         return with_frozen(model, jax.device_put(weights.take(abstract_params(model, drawn_roles(model.config)), params)), text)
     try:
         saved = json.loads((folder / weights.CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
+    refuse_a_part(name, saved)
     model = pipeline(from_dict(saved))
     averaged = [role for role in drawn_roles(model.config) if role in trained_roles(model.config)]
     found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model, averaged)}}, step=step, partial=True)
@@ -163,6 +171,18 @@ def codec_params(model: Pipeline) -> dict:
     data = model.config.data
     check_made_with(data.path, read_index(data.path), "autoencoder", data.autoencoder, "config.data.autoencoder")
     return {"codec": jax.device_put(encoders.codec_of(data.autoencoder)[1])}
+
+
+def refuse_a_part(name, saved):
+    """UserError for the config of one network of others, which alone reads no prompts and draws no pictures."""
+    if not {"peer", "_class_name", "architectures"}.isdisjoint(saved):
+        raise UserError(f"model {str(name)!r}: is one part of a pipeline; give the folder that has model_index.json")
+
+
+def over_devices(abstract):
+    """Shardings of a tree that split its large leaves over all devices."""
+    mesh = meshes.make_mesh(ConfigDict({"data": 1, "fsdp": jax.device_count()}))
+    return meshes.shard_rule(abstract, mesh)[0]
 
 
 def folder_of(name):
@@ -284,6 +304,8 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
     wanted = number("guide", drawing.scale if scale is None else scale)
     if drawing.told:
         return wanted, "all"
+    if wanted < drawing.least:
+        raise UserError(f"guidance scale {wanted:g}: allowed from {drawing.least:g}, which is none, for pipelines of others")
     if drawing.learned == 1.0:
         return wanted, ""
     if drawing.jumps_only and scale is None:

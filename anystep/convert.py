@@ -2,7 +2,7 @@
 
 import  SOURCE FOLDER   a diffusers or transformers folder (config.json + safetensors, an index too), or a pipeline of such folders
                         (model_index.json), becomes ours
-export  SOURCE FOLDER   and back: what was imported, perhaps trained since, as the peer's own folder
+export  SOURCE FOLDER   and back: what was imported, as the peer's own folder
 inspect FOLDER          its class, tensors and how they fit our network
 verify  FOLDER          runs our network on the inputs of io.npz and compares recorded outputs: ok, or the worst by name and exit code 1;
                         the same for recordings without weights beside them, of diffusers' schedulers (our samplers) and of MiniLM
@@ -60,7 +60,12 @@ def main(argv):
 
 
 def inspect(folder):
-    """A few lines about a folder of a peer's or of ours."""
+    """A few lines about a folder of a peer's or of ours, about each part of a pipeline."""
+    from anystep.weights import CONFIG, PIPELINE
+
+    if (Path(folder) / PIPELINE).is_file():
+        parts = sorted(path.parent for path in Path(folder).glob(f"*/{CONFIG}") if not path.parent.name.startswith("tokenizer"))
+        return "\n\n".join(f"{part.name}\n{inspect(part)}" for part in parts if any(part.glob("*.safetensors")))
     from anystep.weights import describe, port
     from anystep.weights.folder import DTYPES
     from anystep.weights.peers import find

@@ -42,9 +42,10 @@ def parse(argv):
     parser.add_argument("--compute", choices=("float32", "bfloat16"), default="float32", help="of the encoders' activations")
     parser.add_argument("--style_captions", action="store_true", help="add the style of a picture to its captions")
     parser.add_argument("--most_bad", type=flags.real(0.0, 1.0), default=0.01, help="share of pictures that may be unreadable")
-    parser.add_argument("--batch", type=flags.whole(1, 4096), default=16, help="pictures, or prompts, encoded at once")
+    parser.add_argument("--batch", type=flags.whole(1, 4096), help="encoded at once (default: 16, fewer above 256 pixels)")
     parser.add_argument("--shard", type=flags.whole(1, 2**20), default=1024, help="pictures of a shard: what a kill may cost")
     args = parser.parse_args(argv)
+    args.batch = args.batch or max(1, min(16, 2**20 // args.size**2))
     args.text, args.autoencoder = args.text or args.pipeline, args.autoencoder or args.pipeline
     args.path = [path.strip() for path in args.path.split(",") if path.strip()]
     if not args.text and not args.autoencoder:
@@ -141,8 +142,7 @@ def main(argv):
 
 
 def begun(out, made_with):
-    """(shards that are finished, index of a store that is). UserError for a folder where another store was begun, and for one that is
-    neither empty nor a store's."""
+    """(shards that are finished, index of a store that is). UserError for a folder where another store was begun."""
     from anystep import stores
 
     files = [out / name for name in (stores.INDEX, stores.PROGRESS)]

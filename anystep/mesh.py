@@ -18,7 +18,7 @@ import sys
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from anystep import tree
 from anystep.errors import UserError
@@ -69,7 +69,7 @@ def make_mesh(mesh_config) -> Mesh:
 
 def is_stacked(name: str) -> bool:
     """Whether a leaf has the layer axis, over which the network scans, first."""
-    return "blocks" in name.split("/")
+    return not {"blocks", "double", "single"}.isdisjoint(name.split("/"))
 
 
 def shard_rule(abstract, mesh: Mesh, never_axis0=is_stacked, at_least: int = 2**18):
@@ -90,6 +90,11 @@ def shard_rule(abstract, mesh: Mesh, never_axis0=is_stacked, at_least: int = 2**
                 whole.append(name)
         shardings.append(NamedSharding(mesh, PartitionSpec(*spec)))
     return jax.tree.unflatten(jax.tree.structure(abstract), shardings), whole
+
+
+def on_one_device(abstract):
+    """Shardings of a tree that leave every leaf whole on the first device of this process."""
+    return jax.tree.map(lambda _: SingleDeviceSharding(jax.local_devices()[0]), abstract)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -5,7 +5,7 @@ import os
 
 from anystep.errors import UserError
 
-LONGEST = 1000  # characters of a prompt
+LONGEST = 8000  # characters of a prompt
 LARGEST = 4 * 2**20  # bytes of a file of prompts
 MOST = 1000  # prompts that are drawn in one go
 

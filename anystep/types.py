@@ -69,8 +69,8 @@ class Text(NamedTuple):
     """A prompt encoder as a role: strings -> tokens on the host, tokens -> features and mask on the device."""
 
     init: Callable[[Key], Params]
-    tokenize: Callable[[list[str]], Any]  # -> int32 numpy array, first axis the prompts; "" is the null prompt
-    encode: Callable[[Params, Array], dict[str, Array]]  # -> {"features": [B, L, D], "mask": [B, L] bool}, some "pooled": [B, P]
+    tokenize: Callable[[list[str]], Any]  # -> int32 array of numpy, or a dict of arrays, first axis the prompts; "" is the null prompt
+    encode: Callable[[Params, Any], dict[str, Array]]  # -> {"features": [B, L, D], "mask": [B, L] bool}, some "pooled": [B, P]
     prepend: Callable[[str, Array], Array]  # (words, tokens) -> tokens of the words and then the prompt, as `tokenize` would give them
 
 
@@ -127,6 +127,7 @@ class Drawing(NamedTuple):
     ask: str
     scale: float = 1.0  # of guidance
     told: float = 0.0  # not 0: the network reads told * scale from cond["guidance"], and nothing is extrapolated
+    least: float = 0.0  # scale that may be asked for; 0 is the null prompt alone
     energy_preserving: bool = False
     interval: tuple[float, float] = (0.0, 1.0)  # flow times between which guidance acts
     eta: float = 1.0

@@ -9,7 +9,7 @@ is_new() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/nul
 install() { # interpreter, environment
     say "installing into $2 with $("$1" --version)"
     "$1" -m venv "$2"
-    "$2/bin/pip" install -qq --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[test]"
+    "$2/bin/pip" install -qq --disable-pip-version-check --no-compile --upgrade --upgrade-strategy eager -e ".[test]"
     "$2/bin/python" -c 'import flax, jax, numpy; print("jax", jax.__version__, "flax", flax.__version__, "numpy", numpy.__version__)'
 }
 

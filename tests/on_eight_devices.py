@@ -1,5 +1,6 @@
 """What needs eight devices, on fake CPU ones: run by `test_mesh` in a process of its own, because devices are counted once per process."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,11 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from anystep import mesh as meshes  # noqa: E402
+from anystep import tree  # noqa: E402
 from anystep.errors import UserError  # noqa: E402
+from anystep.weights import port  # noqa: E402
+
+FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def make(data=-1, fsdp=1):
@@ -143,3 +148,34 @@ def test_a_sharded_step_equals_one_device():
             found = step(jax.device_put(params, shardings), meshes.device_batch(x, mesh))
         assert jax.tree.leaves(found[1])[0].sharding == jax.tree.leaves(shardings)[0]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), found, expected)
+
+
+def split_small(abstract):
+    """As `shard_rule`, for the small leaves of a fixture."""
+    return meshes.shard_rule(abstract, make(1, 8), at_least=256)[0]
+
+
+@pytest.mark.parametrize("name", ["sana_sprint", "flux_dev"])
+def test_a_checkpoint_of_others_is_read_straight_to_its_shards(name, tmp_path):
+    """The same numbers as on one host, every shard on its own device, and no leaf was ever whole."""
+    asked = []
+    one = port.to_shard
+
+    def seen(source, read, index):
+        found = one(source, read, index)
+        asked.append(found.size)
+        return found
+
+    folder, ours = FIXTURES / name, tmp_path / "ours"
+    list(port.bring(folder, ours))
+    for place in (folder, ours):
+        whole = tree.paths(port.load(place)[2])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(port, "to_shard", seen)
+            split = tree.paths(port.load(place, shard=split_small)[2])
+        assert set(split) == set(whole)
+        for leaf, array in whole.items():
+            assert split[leaf].dtype == array.dtype and (np.asarray(split[leaf]) == array).all(), leaf
+        large = [leaf for leaf, array in split.items() if not array.sharding.is_fully_replicated]
+        assert len(large) > 10 and all(split[leaf].addressable_shards[0].data.size * 8 == split[leaf].size for leaf in large)
+    assert max(asked) < max(array.size for array in whole.values())

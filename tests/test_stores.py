@@ -14,7 +14,7 @@ import tiny
 from folders import crc, pictures, take, texts
 
 import anystep
-from anystep import begin, encode, logs, stores, train, weights
+from anystep import begin, ckpt, encode, logs, stores, train, weights
 from anystep import config as configs
 from anystep.api import frozen_text
 from anystep.data import describe, make_stream
@@ -22,7 +22,7 @@ from anystep.data.albums import open_album
 from anystep.data.quarantine import Quarantine
 from anystep.errors import UserError
 from anystep.nets.build import build_models, trained_roles
-from anystep.nets.text import bert
+from anystep.nets.text import bert, stored
 from anystep.objectives import mix
 from anystep.optim import make_optimizer
 from anystep.state import init_state
@@ -154,6 +154,7 @@ def test_a_killed_encode_goes_on_and_ends_with_the_same_bytes(at, source, text, 
     }
 
 
+@pytest.mark.slow
 def test_damaged_pictures_are_left_out_and_noted(source, tmp_path, capsys):
     folder = shutil.copytree(source, tmp_path / "source")
     (folder / "7.png").write_bytes(b"no picture")
@@ -174,6 +175,25 @@ def test_a_finished_store_is_left_alone_and_another_is_refused(source, text, sto
     with pytest.raises(UserError, match="holds a store that was made with another options"):
         encoded(source, store, *flags, "bfloat16")
     assert before == {file.name: (file.stat().st_mtime_ns, file.stat().st_ino) for file in store.iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", ("flux_dev", "sana_flow"))
+def test_a_pipeline_gives_both_encoders(pipeline, source, tmp_path):
+    """FLUX has two text encoders and a pooled vector and reads its padding, SANA hands on a part of what Gemma says."""
+    folder = FIXTURES / f"pipeline_{pipeline}"
+    store = stores.Store(encoded(source, tmp_path / "store", "--pipeline", folder, "--dtype", "float32"))
+    role, params = encoders.text_of(folder)
+    prompts = [NAMES[4], "a red ring, please", ""]
+    want, found = (jax.device_get(jax.jit(r.encode)(p, r.tokenize(prompts))) for r, p in ((role, params), (stored.build(store), {})))
+    length = found["mask"].shape[1]
+    assert set(found) == set(want) and not want["mask"][:, length:].any()
+    np.testing.assert_array_equal(found["mask"], want["mask"][:, :length])
+    np.testing.assert_allclose(found["features"], np.where(want["mask"][..., None], want["features"], 0)[:, :length], atol=1e-4)
+    np.testing.assert_allclose(found.get("pooled", 0), want.get("pooled", 0), atol=1e-4)
+    describe(section(store.folder, pipeline=str(folder), autoencoder=str(folder)))
+    with pytest.raises(UserError, match="config.data.pipeline = .*: the store .* was made with another text"):
+        describe(section(store.folder, pipeline=str(FIXTURES / "pipeline_sana_sprint")))
 
 
 @pytest.mark.parametrize("dtype, wrong", [("float16", True), ("bfloat16", False), ("float32", False)])
@@ -222,6 +242,7 @@ def test_pixels_and_texts_are_the_stream_of_the_pictures(source, text, tmp_path)
     np.testing.assert_array_equal(next(late)["x0"], theirs[4]["x0"][2:])
 
 
+@pytest.mark.slow
 def test_several_sources_are_mixed_by_weight(source, tmp_path):
     store = encoded(f"{source},{source}", tmp_path / "store", "--autoencoder", CODEC)
     assert stores.read_index(store)["albums"] == [12, 12] and stores.read_index(store)["prompts"] == 13
@@ -368,6 +389,8 @@ def test_a_run_on_a_store_goes_on_bit_for_bit_and_not_on_another_store(run, stor
     asked = config(moved, "--config.train.sample_every=6")
     assert not train.train(asked, str(workdir), "", 0.0)
     assert (workdir / "model" / "weights.safetensors").read_bytes() == (run / "model" / "weights.safetensors").read_bytes()
+    assert not ckpt.main(["export", str(workdir), "--out", str(tmp_path / "out")])
+    jax.tree.map(np.testing.assert_array_equal, anystep.load(tmp_path / "out")[1], anystep.load(workdir)[1])
     other = encoded(source, tmp_path / "other", "--text", text, "--autoencoder", CODEC)
     with pytest.raises(UserError, match="was begun with another config .config.data.key: "):
         train.train(config(other, "--config.train.sample_every=6"), str(workdir), "", 0.0)

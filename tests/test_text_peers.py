@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -279,3 +280,12 @@ def test_minilm():
         tokens = text.tokenize(want["texts"].tolist())
         np.testing.assert_array_equal(tokens[..., 1], want["mask"])
         np.testing.assert_array_equal(tokens[..., 0], want["ids"])
+
+
+def test_the_padding_of_stable_diffusion_2(tmp_path):
+    """Two files that disagree, as SD 2.x has them: the map decides, and what pads is no word of a prompt. Ids by transformers 5.23."""
+    folder = shutil.copytree(FIXTURES / "text_tokenizers" / "clip", tmp_path / "tokenizer")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<|endoftext|>"}))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": "!", "eos_token": "<|endoftext|>"}))
+    ids = pretrained.pad(pretrained.read(folder), ["a!", "", "a cat! b"], 8)[..., 0]
+    assert ids.tolist() == [[525, 320, 0, 526, 0, 0, 0, 0], [525, 526, 0, 0, 0, 0, 0, 0], [525, 320, 66, 64, 339, 0, 321, 526]]

@@ -21,11 +21,11 @@ from anystep.cache import use_compile_cache
 from anystep.errors import UserError, run_main
 
 FAULTS = {  # name -> (what is done, function of (folder, seed, number) -> {"tried", "kept", "seen"}, number, of the short form)
-    "kills": ("SIGKILL at random times: SHA-256 of all state as undisturbed", runs.kills, 20, 4),
+    "kills": ("SIGKILL at random times: SHA-256 of all state as undisturbed", runs.kills, 20, 2),
     "rewinds": ("SIGKILL and SIGTERM around a rewind: SHA-256 of all state as undisturbed", runs.rewinds, 8, 0),
-    "window": ("SIGKILL within a save: nothing half-read", runs.window, 50, 6),
-    "flips": ("a bit flipped in a checkpoint: detected, or harmless", state.flips, 200, 20),
-    "files": ("files truncated, zeroed, deleted, swapped: detected, or harmless", state.files, 40, 8),
+    "window": ("SIGKILL within a save: nothing half-read", runs.window, 50, 3),
+    "flips": ("a bit flipped in a checkpoint: detected, or harmless", state.flips, 200, 12),
+    "files": ("files truncated, zeroed, deleted, swapped: detected, or harmless", state.files, 40, 6),
     "terminate": ("SIGTERM to one of two processes: both save the same step, 42; then to one alone", runs.terminate, 2, 1),
     "orphan": ("SIGKILL to one of two processes: the other ends; both started again end as undisturbed", runs.orphan, 2, 0),
     "stuck": ("a step that never ends, of one process, then of one of two: stacks, 42", runs.stuck, 2, 1),

@@ -22,8 +22,8 @@ def make_stream(
     threads: int = 2,
     quarantine=None,
 ) -> grain.DatasetIterator:
-    """Iterator of {"x0": float32 [b, H, W, C] in [-1, 1], "index": int32 [b], "cond": {"tokens": int32 [b, ...]}}, b = batch /
-    process_count.
+    """Iterator of {"x0": float32 [b, H, W, C] in [-1, 1] or latents, "index": int32 [b], "cond": {"tokens": of `tokenize`, [b, ...]}}, b =
+    batch / process_count.
 
     `index` is the position in the stream: it never repeats, over epochs neither. Process p gets rows p b to (p + 1) b of every global
     batch, whatever the number of processes. `threads` make batches ahead; what was made but not taken is not part of get_state().

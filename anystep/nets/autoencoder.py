@@ -50,6 +50,14 @@ def join(encoder, decoder, colours, factor, channels, scale=1.0, shift=0.0) -> C
     return Codec(init, encode, decode, factor, channels, scale, shift)
 
 
+WHOLE, SHARED = 1024, 256  # pixels a side up to which a picture is passed whole; of it that neighbouring tiles share
+
+
+def in_memory(codec: Codec) -> Codec:
+    """The same Codec, in tiles of 1024 pixels a side where a picture is larger: whole, one of 4096 takes 39 GB in SANA's decoder."""
+    return tiled(codec, WHOLE // codec.factor, SHARED // codec.factor)
+
+
 def tiled(codec: Codec, tile: int, overlap: int) -> Codec:
     """The same Codec with the memory of one tile, `tile` latent positions a side; neighbours share at least `overlap` and are mixed
     linearly there.

@@ -70,6 +70,13 @@ def to_ours(source, read):
     return out
 
 
+def to_shard(source, read, index):
+    """to_ours(source, read)[index], `index` a tuple of slices, with one tensor of the peer's and the shard itself in memory."""
+    if not source.stacked:
+        return source.layout.ours(read(source.names[0]))[index].copy()
+    return np.stack([source.layout.ours(read(name))[index[1:]] for name in source.names[index[0]]])
+
+
 def to_peers(source, array, move=True):
     """(name, peer's array) of each tensor that our array holds; without `move` only views, for their shapes."""
     for layer, name in enumerate(source.names):

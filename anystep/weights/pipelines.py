@@ -7,8 +7,8 @@ Sprint  the same, but the network is told a tenth of the scale                  
 FLUX    T5 gives the features, CLIP the pooled vector; dev is told the scale, schnell has none
 SD      CLIP; what the network predicts, and over which clock, is said by the scheduler       (2112.10752)
 
-A scale of 1 is no guidance here. What is told may be any number; to extrapolate by 0 draws the null prompt, where diffusers takes scales
-up to 1 for none: the customary 0 of FLUX schnell is the 1 that it has by default.
+A scale of 1 is no guidance here, and what is told may be any number. diffusers takes scales up to 1 for none, so that people write 0 for
+FLUX schnell; here 0 would be the null prompt, and less than 1 is refused.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ INSTRUCTION = Path(__file__).with_name("sana_instruction.txt")  # what SANA was 
 
 
 class Parts(NamedTuple):
-    """What a folder holds; params {"net", "text", "codec"} as numpy arrays."""
+    """What a folder holds; params {"net", "text", "codec"} as `port.load` gives them."""
 
     net: Model
     text: Text
@@ -45,13 +45,14 @@ class Kind(NamedTuple):
 
     folder: str  # of the network
     encoders: tuple[str, ...]
-    text: Callable  # (folder, dtype, network's options) -> (Text, params)
+    text: Callable  # (folder, dtype, network's options, shard) -> (Text, params)
     patch: Callable  # network's options -> latent positions a side of a token
     drawing: Callable  # network's options -> steps, scale and told of its Drawing, as its own pipelines have them
 
 
-def read(folder, dtype="float32") -> Parts:
-    """The parts of a pipeline, `dtype` of their activations; weights keep the file's. UserError for what is not there or not known.
+def read(folder, dtype="float32", shard=None) -> Parts:
+    """The parts of a pipeline, `dtype` of their activations; weights keep the file's. `shard` as in `port.load`. UserError for what is not
+    there or not known.
 
     A folder without its text encoders is read, too: only prompts are refused.
     """
@@ -61,18 +62,20 @@ def read(folder, dtype="float32") -> Parts:
     place = next((name for name in ("transformer", "unet") if (folder / name).is_dir()), None)
     if place is None:
         raise UserError(f"{folder}: has neither transformer/ nor unet/")
+    if (folder / "controlnet").is_dir():
+        raise UserError(f"{folder}: has controlnet/, which drawing knows nothing of; a pipeline without it is expected")
     schedule = schedule_of(folder)
     if (place == "unet") != (schedule.betas is not None):
         answers = {"transformer": "flow", "unet": "epsilon, v_prediction"}[place]
         raise UserError(f"{folder / 'scheduler'}: is for networks that predict {schedule.predicts!r}; for {place}/ allowed {answers}")
-    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype)
+    peer, options, params = component(folder / place, [name for name, kind in KINDS.items() if kind.folder == place], dtype, shard)
     kind = KINDS[class_of(folder / place)]
     if place == "unet":
         options = options._replace(predicts=schedule.predicts, betas=schedule.betas)
     net, patch = peer.build(options), kind.patch(options)
     lacking = [name for name in kind.encoders if not (folder / name).is_dir()]
-    text, text_params = (absent(folder, lacking), {}) if lacking else kind.text(folder, dtype, options)
-    codec, codec_params = autoencoder(folder / "vae", dtype)
+    text, text_params = (absent(folder, lacking), {}) if lacking else kind.text(folder, dtype, options, shard)
+    codec, codec_params = autoencoder(folder / "vae", dtype, shard)
     if codec.channels != net.shape[-1]:
         raise UserError(f"{folder / 'vae'}: latents have {codec.channels} channels, those of {place}/ have {net.shape[-1]}")
     drawing = Drawing(
@@ -80,6 +83,7 @@ def read(folder, dtype="float32") -> Parts:
         codec.factor * patch,
         sampler=schedule.sampler,
         ask="now",
+        least=1.0,
         eta=schedule.eta,
         batch=max(1, min(64, TOKENS_AT_ONCE // (net.shape[0] * net.shape[1] // patch**2))),
         ends=lambda times: ends(schedule, times),
@@ -103,19 +107,19 @@ def class_of(folder):
     return config.get("_class_name") or (config.get("architectures") or ["none"])[0]
 
 
-def component(folder, classes, dtype):
+def component(folder, classes, dtype, shard=None):
     """(Peer, options, params) of one part, whose class must be one of `classes`."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder}: no such folder; a pipeline has it, its class is one of {', '.join(classes)}")
     if class_of(folder) not in classes:
         raise UserError(f"{folder}: class {class_of(folder)!r} has no place there, allowed {', '.join(classes)}")
-    peer, options, params = port.load(folder)
+    peer, options, params = port.load(folder, shard=shard)
     return peer, options._replace(dtype=dtype), params
 
 
-def autoencoder(folder, dtype="float32") -> tuple[Codec, Any]:
+def autoencoder(folder, dtype="float32", shard=None) -> tuple[Codec, Any]:
     """The autoencoder in `folder` and its params."""
-    peer, options, params = component(folder, ("AutoencoderDC", "AutoencoderKL"), dtype)
+    peer, options, params = component(folder, ("AutoencoderDC", "AutoencoderKL"), dtype, shard)
     return peer.build(options), params
 
 
@@ -128,24 +132,24 @@ def absent(folder, names) -> Text:
     return Text(refuse, refuse, refuse, refuse)
 
 
-def encoder(folder, dtype, classes, suffix="", **how) -> tuple[Text, Any]:
+def encoder(folder, dtype, classes, shard=None, suffix="", **how) -> tuple[Text, Any]:
     """The text encoder in text_encoder/ of a pipeline, with the tokenizer beside it."""
-    peer, options, params = component(folder / f"text_encoder{suffix}", classes, dtype)
+    peer, options, params = component(folder / f"text_encoder{suffix}", classes, dtype, shard)
     return peer.build(pretrained.read(folder / f"tokenizer{suffix}"), options, **how), params
 
 
-def sana_text(folder, dtype, _):
-    return encoder(folder, dtype, ("Gemma2Model", "Gemma2ForCausalLM"), instruction=INSTRUCTION.read_text("utf-8"))
+def sana_text(folder, dtype, _, shard=None):
+    return encoder(folder, dtype, ("Gemma2Model", "Gemma2ForCausalLM"), shard, instruction=INSTRUCTION.read_text("utf-8"))
 
 
-def unet_text(folder, dtype, _):
-    return encoder(folder, dtype, ("CLIPTextModel",))
+def unet_text(folder, dtype, _, shard=None):
+    return encoder(folder, dtype, ("CLIPTextModel",), shard)
 
 
-def flux_text(folder, dtype, options):
-    first, first_params = encoder(folder, dtype, ("CLIPTextModel",))
+def flux_text(folder, dtype, options, shard=None):
+    first, first_params = encoder(folder, dtype, ("CLIPTextModel",), shard)
     second, second_params = encoder(
-        folder, dtype, ("T5EncoderModel",), suffix="_2", length=512 if options.guidance else 256, see_padding=True
+        folder, dtype, ("T5EncoderModel",), shard, suffix="_2", length=512 if options.guidance else 256, see_padding=True
     )
     return both(first, second), {"pooled": first_params, "features": second_params}
 

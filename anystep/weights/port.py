@@ -13,7 +13,7 @@ import numpy as np
 from anystep.errors import UserError
 from anystep.tree import nest, paths
 from anystep.weights.folder import CONFIG, PIPELINE, WEIGHTS, Match, describe, match, refuse_pickles
-from anystep.weights.names import to_ours, to_peers
+from anystep.weights.names import one, to_ours, to_peers, to_shard
 from anystep.weights.peers import find
 from anystep.weights.tensors import Tensors, write
 
@@ -67,24 +67,42 @@ def _shape(layout, empty):
         return tuple(empty.shape)
 
 
-def load(folder, allow=()):
+def load(folder, allow=(), shard=None):
     """(Peer, options, params as nested numpy dicts) of a folder of a peer's or one that was imported. UserError for what does not fit,
-    unless allowed: "unused" tensors are left out, "missing" ones keep a fresh network's values."""
+    unless allowed: "unused" tensors are left out, "missing" ones keep a fresh network's values.
+
+    shard: tree of ShapeDtypeStructs -> tree of shardings, `mesh.shard_rule` of a mesh. Params are then jax.Arrays, and no leaf was ever
+    whole on the host: of a model that is larger than its memory each shard is read straight to its device.
+    """
     config = read_config(folder)
     if "peer" in config:
-        return load_ours(folder, config["peer"])
-    peer, options, expected, names, tensors = opened(folder, allow)
-    found = {ours: to_ours(source, tensors.read) for ours, source in names.items()}
-    return peer, options, nest(found | fresh(peer, options, set(expected) - set(found)))
+        peer, options, expected, tensors = opened_ours(folder, config["peer"])
+        names = {ours: one(ours) for ours in expected}
+    else:
+        peer, options, expected, names, tensors = opened(folder, allow)
+    new = fresh(peer, options, set(expected) - set(names))
+    if shard is None:
+        return peer, options, nest({ours: to_ours(source, tensors.read) for ours, source in names.items()} | new)
+    kept = {ours: leaf.update(dtype=moved(names[ours], tensors) if ours in names else leaf.dtype) for ours, leaf in expected.items()}
+    places = paths(shard(nest(kept)))
+
+    def place(ours):
+        def read(index):
+            return to_shard(names[ours], tensors.read, index) if ours in names else new[ours][index]
+
+        return jax.make_array_from_callback(kept[ours].shape, places[ours], read)
+
+    return peer, options, nest({ours: place(ours) for ours in kept})
 
 
-def load_ours(folder, config):
+def opened_ours(folder, config):
+    """(peer, options, expected leaves, Tensors) of what was imported, checked."""
     peer, tensors = find(config, Path(folder) / CONFIG), Tensors(folder)
     options = peer.options(config)
-    params = nest({name: tensors.read(name) for name in tensors.shapes})
-    if any(report := match(nest(shapes_of(peer, options)), params)):
+    expected = shapes_of(peer, options)
+    if any(report := match(nest(expected), nest({name: tensors.empty(name) for name in tensors.shapes}))):
         raise UserError(f"{folder}: does not fit {config.get('_class_name', 'its config')}: {describe(report)}")
-    return peer, options, params
+    return peer, options, expected, tensors
 
 
 def opened(folder, allow=()):
@@ -142,11 +160,22 @@ def bring_one(source, folder, dtype, allow):
     def arrays():
         for ours in expected:
             array = to_ours(names[ours], tensors.read) if ours in names else new[ours]
-            yield ours, array.astype(kept[ours], copy=False)
+            yield ours, narrowed(ours, array, kept[ours])
 
     write(folder / WEIGHTS, {ours: leaf.shape for ours, leaf in expected.items()}, kept, arrays())
     (folder / CONFIG).write_text(json.dumps({"peer": peer.config(options)}, indent=1))
     return len(expected)
+
+
+def narrowed(ours, array, dtype):
+    """array in another dtype. UserError where that has no room for its numbers."""
+    with np.errstate(over="ignore"):
+        found = array.astype(dtype, copy=False)
+    if found.dtype != array.dtype and np.issubdtype(dtype, np.floating) and not np.isfinite(found).all() and np.isfinite(array).all():
+        raise UserError(
+            f"--dtype {np.dtype(dtype).name}: {ours} has numbers up to {float(np.abs(array).max()):.3g}; allowed bfloat16, float32"
+        )
+    return found
 
 
 def copy_plain(source, folder):
@@ -167,7 +196,7 @@ def size(shape):
 
 
 def give(source, folder):
-    """Yields (folder written, tensors) for each component: what `bring` has written, perhaps trained since, as the peer's own folders."""
+    """Yields (folder written, tensors) for each component: what `bring` has written as the peer's own folders."""
     source, folder = Path(source), Path(folder)
     if not (source / PIPELINE).is_file():
         yield folder, give_one(source, folder)
@@ -205,11 +234,17 @@ def give_one(source, folder):
 def measure(folder, close, close_derivative, low=True):
     """(whether every recorded array is met, lines to print) of a folder with config.json, weights.safetensors and io.npz; `low`: also what
     bfloat16 would make of it."""
-    peer, options, params = load(folder)
     recorded = recording(Path(folder))
     wanted = [name for name in recorded if name.startswith(("out", "mid."))]
+    if not wanted:
+        raise UserError(f"{Path(folder) / 'io.npz'}: has no out_* and no mid.*, so there is nothing to verify")
+    peer, options, params = load(folder)
     limits = {name: close_derivative if "jvp" in name else close for name in wanted}
-    met, lines = verdict(errors(peer.answers(options, params, given(recorded)), recorded, wanted), limits)
+    try:
+        answers = peer.answers(options, params, given(recorded))
+    except KeyError as error:
+        raise UserError(f"{Path(folder) / 'io.npz'}: has no {error.args[0]}, which its outputs come from") from None
+    met, lines = verdict(errors(answers, recorded, wanted), limits)
     if low and "dtype" in options._fields:
         rough = errors(peer.answers(options._replace(dtype="bfloat16"), params, given(recorded)), recorded, wanted)
         lines.append(f"bfloat16: {max(rough.values()):.3g} at {max(rough, key=rough.get)}")

@@ -41,12 +41,19 @@ class Tensors:
 
     def _files(self):
         """Variants, such as model.fp16.safetensors or model.safetensors.index.fp16.json, are second to files of the usual names."""
-        for name in USUAL:
-            for file in (self.folder / (name + INDEX), self.folder / name):
-                if file.is_file():
-                    return self._named_by(file) if file.suffix == ".json" else [file]
-        if found := sorted(self.folder.glob("*.safetensors.index*.json")):
+        stale = None
+        for file in [self.folder / (name + end) for name in USUAL for end in (INDEX, "")]:
+            if file.is_file() and file.suffix != ".json":
+                return [file]
+            if file.is_file():
+                try:
+                    return self._named_by(file)
+                except UserError as error:  # an index alone, downloaded beside a whole variant
+                    stale = stale or error
+        if found := [file for file in sorted(self.folder.glob("*.safetensors.index*.json")) if not file.name.endswith(INDEX)]:
             return self._named_by(found[0])
+        if stale and not any(self.folder.glob("*.fp16.safetensors")):
+            raise stale
         found = sorted(self.folder.glob("*.safetensors"))
         halves = [file for file in found if file.name.endswith(".fp16.safetensors")]
         if 1 not in (len(found), len(halves)):

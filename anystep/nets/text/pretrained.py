@@ -21,6 +21,7 @@ from anystep.types import Text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # what CLIP calls a word
+LONGEST = 8000  # characters of a prompt: more than 512 tokens of any language
 PROBES = ("", "a red ring", "two blue squares, please")
 
 
@@ -70,9 +71,10 @@ def read_clip(folder):
     found.normalizer = t.normalizers.Sequence([t.normalizers.NFC(), t.normalizers.Replace(t.Regex(r"\s+"), " "), t.normalizers.Lowercase()])
     words = t.pre_tokenizers.Split(t.Regex(CLIP_WORDS), "removed", invert=True)
     found.pre_tokenizer = t.pre_tokenizers.Sequence([words, t.pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    found.add_special_tokens([START, END])
     end = vocabulary[END]
-    return Tokenizer(plain(found), (vocabulary[START],), (end,), padding_of(folder, vocabulary.get, end))
+    padding = padding_of(folder, vocabulary.get, end)
+    found.add_special_tokens([START, END, found.id_to_token(padding)])  # SD 2.x pads with "!", which is then never a word
+    return Tokenizer(plain(found), (vocabulary[START],), (end,), padding)
 
 
 def read_pieces(file):
@@ -91,8 +93,12 @@ def plain(tokenizer):
 
 
 def padding_of(folder, id_of, otherwise):
-    """The id of the token that the folder pads with, else `otherwise`."""
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+    """The id of the token that the folder pads with, else `otherwise`. The map of older files (SD 2.x) overrules the other, as in
+    transformers."""
+    files = ["special_tokens_map.json", "tokenizer_config.json"]
+    if "added_tokens_decoder" in read_settings(folder / files[1]):
+        files.reverse()
+    for name in files:
         token = read_settings(folder / name).get("pad_token")
         token = token.get("content") if isinstance(token, dict) else token
         if token is not None and id_of(token) is not None:
@@ -147,7 +153,7 @@ def role(init, of_tokens, tokenizer, length, worded=lambda prompt: prompt) -> Te
 
     def tokenize(prompts):
         for prompt in prompts:
-            check(prompt)
+            check(prompt, LONGEST)
         return pad(tokenizer, [worded(prompt) for prompt in prompts], length)
 
     def encode(params, tokens):

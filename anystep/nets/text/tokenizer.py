@@ -50,11 +50,11 @@ def hashes(word, vocabulary):
     return tuple(FIRST + int.from_bytes(half, "big") % (vocabulary - FIRST) for half in (digest[:8], digest[8:]))
 
 
-def check(prompt):
+def check(prompt, limit=LIMIT):
     """Refuses what no encoder should see, in one line."""
     if not isinstance(prompt, str):
         raise UserError(f"prompt: expected text, got {type(prompt).__name__}")
-    if len(prompt) > LIMIT:
-        raise UserError(f"prompt: {len(prompt)} characters, allowed 0 to {LIMIT}: {prompt[:40]!r}...")
+    if len(prompt) > limit:
+        raise UserError(f"prompt: {len(prompt)} characters, allowed 0 to {limit}: {prompt[:40]!r}...")
     if "\0" in prompt:
         raise UserError(f"prompt: contains a NUL character: {prompt[:40]!r}")

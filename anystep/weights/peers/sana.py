@@ -9,15 +9,27 @@ from anystep.nets import controlnet, sana
 from anystep.nets.blocks import LayerNorm, modulate, sinusoid
 from anystep.weights.names import DEPTHWISE, POINT, layers, linear, one, patch
 from anystep.weights.peers.contract import Peer, refuse
+from anystep.weights.peers.fields import complete, demand
 
 FIXED = {"dropout": (0.0,), "norm_eps": (1e-6,), "guidance_embeds_scale": (0.1,), "qk_norm": (None, "rms_norm_across_heads")}
+DEFAULTS = {  # diffusers' own
+    "in_channels": 32, "out_channels": 32, "num_attention_heads": 70, "attention_head_dim": 32, "num_layers": 20,
+    "num_cross_attention_heads": 20, "cross_attention_head_dim": 112, "cross_attention_dim": 2240, "caption_channels": 2304,
+    "mlp_ratio": 2.5, "dropout": 0.0, "attention_bias": False, "sample_size": 32, "patch_size": 1, "norm_elementwise_affine": False,
+    "norm_eps": 1e-6, "interpolation_scale": None, "guidance_embeds": False, "guidance_embeds_scale": 0.1, "qk_norm": None,
+    "timestep_scale": 1.0,
+}  # fmt: skip
+SIZES = [name for name, value in DEFAULTS.items() if type(value) is int and name != "out_channels"]
 BLOCK = "transformer_blocks.{}"
 
 
 def options(config):
     """diffusers' config.json -> sana.Options and what else is needed to write it again."""
-    c = {"patch_size": 1, "qk_norm": None, "guidance_embeds": False, "timestep_scale": 1.0, "interpolation_scale": None} | config
-    where, width = config.get("_class_name", "SANA"), c["num_attention_heads"] * c["attention_head_dim"]
+    where = config.get("_class_name", "SANA")
+    c = complete(config, DEFAULTS, where)
+    for field in SIZES:
+        demand(type(c[field]) is int and c[field] > 0, where, field, c[field], "whole numbers from 1")
+    width = c["num_attention_heads"] * c["attention_head_dim"]
     cross = c["num_cross_attention_heads"] * c["cross_attention_head_dim"]
     fixed = {"cross_attention_dim": (width,), "out_channels": (c["in_channels"], None)}
     refuse(c, FIXED | fixed, where)
