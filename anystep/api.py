@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from anystep import checkpoint, tree, weights
+from anystep import checkpoint, teachers, tree, weights
 from anystep import mesh as meshes
 from anystep.arrays import channels
 from anystep.config import from_dict
@@ -20,7 +20,8 @@ from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.autoencoder import in_memory
-from anystep.nets.build import build_models, text_folder, trained_roles
+from anystep.nets.build import build_models, drawn_roles, has_teacher, text_folder, trained_roles
+from anystep.nets.sana import TOLD
 from anystep.path import from_flow_time
 from anystep.sampling import asked_by, make, on_whole_steps, whole_step
 from anystep.sampling import sample as run
@@ -77,9 +78,24 @@ def drawing_of(config, codec=None) -> Drawing:
         energy_preserving=e.energy_preserving,
         interval=tuple(float(t) for t in e.interval),
         eta=e.eta,
-        learned=learned.guidance if learned.share else 1.0,
+        learned=learned_scale(config),
+        told=told_by(config),
         jumps_anywhere=bool(learned.share and learned.at_zero < 1),
+        jumps_only=not config.model.second_time and bool(learned.share or config.objective.adversarial.share),
     )
+
+
+def learned_scale(config):
+    """The guidance inside a network's jumps; of several that were drawn at random, the mean."""
+    learned, scales = config.objective.consistency, config.objective.teacher.scales
+    if has_teacher(config):
+        return sum(scales) / len(scales)
+    return learned.guidance if learned.share else 1.0
+
+
+def told_by(config):
+    """How a network that is told the scale counts it, else 0."""
+    return (1.0 if config.model.net == "mmdit" else TOLD) if config.model.guidance else 0.0
 
 
 def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline, dict]:
@@ -109,14 +125,15 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
         saved, params = weights.load_folder(folder)
         refuse_a_part(name, saved)
         model = pipeline(from_dict(saved))
-        return with_frozen(model, jax.device_put(weights.take(abstract_params(model), params)), text)
+        return with_frozen(model, jax.device_put(weights.take(abstract_params(model, drawn_roles(model.config)), params)), text)
     try:
         saved = json.loads((folder / weights.CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
     refuse_a_part(name, saved)
     model = pipeline(from_dict(saved))
-    found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model)}}, step=step, partial=True)
+    averaged = [role for role in drawn_roles(model.config) if role in trained_roles(model.config)]
+    found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model, averaged)}}, step=step, partial=True)
     if step not in (None, found):
         raise UserError(f"model {str(name)!r}: step {step} cannot be read, {found} can")
     return with_frozen(model, state["ema"][EMA], text)
@@ -141,6 +158,8 @@ def frozen_text(config):
     """Weights of the text encoder of a config that does not train its own. UserError for another than the config was trained with."""
     if config.model.text.encoder == "stored":
         return {}
+    if config.model.text.encoder == "hashed":
+        return teachers.load(config)["text"]
     folder, before = text_folder(config), config.model.text.digest
     if before and digest_of(folder, TEXT) != before:
         raise UserError(f"config.model.text.folder = {str(folder)!r}: holds another encoder than the one that the model was trained with")
@@ -177,10 +196,10 @@ def folder_of(name):
     return folder
 
 
-def abstract_params(model: Pipeline):
-    """Shapes of what was trained: {"net": ..., "text": ...}, or the first alone."""
+def abstract_params(model: Pipeline, roles):
+    """Shapes of some of "net" and "text"."""
     key = jax.random.key(0)
-    return {role: jax.eval_shape(getattr(model, role).init, key) for role in trained_roles(model.config)}
+    return {role: jax.eval_shape(getattr(model, role).init, key) for role in roles}
 
 
 def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, **how) -> np.ndarray:
@@ -308,13 +327,15 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
         raise UserError(f"guidance scale {wanted:g}: allowed from {drawing.least:g}, which is none, for pipelines of others")
     if drawing.learned == 1.0:
         return wanted, ""
+    if drawing.jumps_only and scale is None:
+        return drawing.learned, "all"
     by_way_of_data = sampler not in ("euler", "heun", "dpm") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
-    if sampler in ("heun", "dpm") or (ask != "zero" and not by_way_of_data):
+    if not drawing.jumps_only and (sampler in ("heun", "dpm") or (ask != "zero" and not by_way_of_data)):
         return wanted, "jumps"
     if scale is not None:
         raise UserError(
             f"guidance scale {scale}: cannot act, because all that sampler {sampler!r} asks of this model was trained under guidance "
-            f"{drawing.learned:g}; with sampler 'euler' and ask 'now' the scale is free"
+            f"{drawing.learned:g}" + ("" if drawing.jumps_only else "; with sampler 'euler' and ask 'now' the scale is free")
         )
     return drawing.learned, "all"
 

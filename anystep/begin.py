@@ -4,20 +4,21 @@ import json
 
 import jax
 
-from anystep import logs, weights
+from anystep import logs, teachers, weights
 from anystep import mesh as meshes
-from anystep.api import folder_of, frozen_text, load
+from anystep.api import frozen_text, load
 from anystep.config import flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
-from anystep.nets.build import text_folder
-from anystep.state import EMA, init_state
-from anystep.stores import TEXT, digest_of, read_index
+from anystep.nets.build import build_text, has_teacher, options_of, shape_of, text_folder, trained_roles
+from anystep.state import EMA, averaged, init_state
+from anystep.stores import TEXT, check_made_with, digest_of, read_index
+from anystep.weights import port
 
-NEW = ("net/embed/second_time/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
+NEW = ("net/embed/second_time/*", "net/embed/guidance/*", "net/blocks/*/q_norm/*", "net/blocks/*/k_norm/*")  # what a teacher may lack
 FREE = ("mesh", "checkpoint", "eval", "train.log_every", "train.sample_every", "data.most_bad")  # may change between two starts of one run
-FREE += ("data.pipeline", "data.autoencoder", "data.verify", "model.text.folder")  # folders whose digests decide
+FREE += ("data.pipeline", "data.autoencoder", "data.verify", "model.text.folder", "objective.teacher.folder")  # digests decide
 
 
 def check(config, workdir, begun, also):
@@ -26,7 +27,12 @@ def check(config, workdir, begun, also):
     for name in also:
         logs.package_of(name)
     if config.init_from and not begun:
-        folder_of(config.init_from)
+        teachers.find(config.init_from, "config.init_from", ended=False)
+    if has_teacher(config):
+        teachers.check(config)
+        index = read_index(config.data.path) if config.data.kind == "store" else {"made_with": {}}
+        if not begun and index["made_with"].get("text") and teachers.has_text(config):
+            check_made_with(config.data.path, index, "text", config.objective.teacher.folder, teachers.FIELD)
     path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
     if begun and path.exists():
         try:
@@ -48,12 +54,16 @@ def pinned(config):
         changes["model.text.digest"] = digest_of(text_folder(config), TEXT)
     if config.data.kind == "store" and not config.data.key:
         changes["data.key"] = read_index(config.data.path)["key"]
+    if config.objective.teacher.folder and not config.objective.teacher.digest:
+        changes["objective.teacher.digest"] = teachers.digest_at(config.objective.teacher.folder)
     return from_dict(flatten(config.to_dict()) | changes)
 
 
 def frozen_params(config, mesh):
     """{role: weights that no step moves}, split over the mesh like a state."""
-    found = {"text": frozen_text(config)} if config.model.text.encoder != "hashed" else {}
+    found = {} if "text" in trained_roles(config) else {"text": frozen_text(config)}
+    if has_teacher(config):
+        found["teacher"] = teachers.load(config)["net"]
     return jax.device_put(found, meshes.shard_rule(found, mesh)[0])
 
 
@@ -85,12 +95,17 @@ def differences(before, now, prefix=""):
 
 
 def first_state(config, models, optimizers, shardings):
-    """Fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be missing there."""
+    """Fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be missing there, and the
+    roles that only training knows are."""
     window = config.train.guard.window
     state = jax.jit(lambda: init_state(models, optimizers, config.seed, window), out_shardings=shardings)()
     if not config.init_from:
         return state
-    _, loaded = load(config.init_from)
-    params = weights.take(state.params, {role: loaded[role] for role in state.params if role in loaded}, NEW)
-    state = state._replace(params=params, ema={EMA: jax.tree.map(lambda a: a.copy(), params)})
+    _, text_width, pooled = build_text(config)
+    options = options_of(config.model, shape_of(config.data), text_width, pooled) if config.model.net != "mlp" else None
+    place = teachers.beginning(config, options)
+    loaded = {"net": port.load(place.folder)[2]} if place.saved is None else load(config.init_from)[1]
+    found = {role: loaded[role] for role in state.params if role in loaded}
+    params = state.params | weights.take({role: state.params[role] for role in found}, found, NEW)
+    state = state._replace(params=params, ema={EMA: averaged(params)})
     return jax.device_put(state, shardings)

@@ -42,9 +42,11 @@ def schedule(optim, steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(optim, steps: int) -> optax.GradientTransformation:
-    """The chain for `config.optim` over `steps` updates; `update` needs the params; clip = 0 is off. Raises UserError for a wrong name."""
-    rate = schedule(optim, steps)
+def make_optimizer(optim, steps: int, times: float = 1.0) -> optax.GradientTransformation:
+    """The chain for `config.optim` over `steps` updates at `times` its learning rate; `update` needs the params; clip = 0 is off. Raises
+    UserError for a wrong name."""
+    plain = schedule(optim, steps)
+    rate = plain if times == 1.0 else lambda count: times * plain(count)
     adamw = optax.adamw(rate, b1=optim.b1, b2=optim.b2, weight_decay=optim.weight_decay, mask=_named(is_decayed))
     if optim.name == "adamw":
         chosen = adamw

@@ -16,7 +16,8 @@ from jax import Array
 
 
 class Window(NamedTuple):
-    """The believed steps: a ring of the last ones, how many since the ring was emptied; all disbelieved ones, those of them in a row."""
+    """The believed steps: a ring of the last ones, how many since the ring was emptied; all disbelieved ones, those of them in a row. Where
+    steps of several kinds take turns, losses, norms and seen have the kind first: each is compared with its own."""
 
     losses: Array  # [W]
     norms: Array  # [W], logarithms
@@ -25,9 +26,26 @@ class Window(NamedTuple):
     in_row: Array
 
 
-def empty(size: int) -> Window:
+def empty(size: int, kinds: int = 1) -> Window:
     """Buffers of their own, because a state is donated."""
-    return Window(*(jnp.zeros((size,), jnp.float32) for _ in range(2)), *(jnp.zeros((), jnp.int32) for _ in range(3)))
+    first = (kinds,) if kinds > 1 else ()
+    rings = (jnp.zeros((*first, size), jnp.float32) for _ in range(2))
+    return Window(*rings, jnp.zeros(first, jnp.int32), *(jnp.zeros((), jnp.int32) for _ in range(2)))
+
+
+def of_kind(window: Window, kind: int) -> Window:
+    """The window of one kind of steps."""
+    if window.losses.ndim == 1:
+        return window
+    return window._replace(losses=window.losses[kind], norms=window.norms[kind], seen=window.seen[kind])
+
+
+def put_kind(window: Window, kind: int, new: Window) -> Window:
+    """`window` after a step of that kind."""
+    if window.losses.ndim == 1:
+        return new
+    rings = {name: getattr(window, name).at[kind].set(getattr(new, name)) for name in ("losses", "norms", "seen")}
+    return new._replace(**rings)
 
 
 def emptied_at(window: Window, step, phases: tuple[int, ...]) -> Window:

@@ -38,13 +38,14 @@ def build(config):
     import jax
 
     from anystep import mesh as meshes
-    from anystep.nets.build import build_models, trained_roles
-    from anystep.optim import make_optimizer
+    from anystep.nets.build import training_models
     from anystep.state import init_state
+    from anystep.teachers import model_of
+    from anystep.train_step import make_optimizers
 
     mesh = meshes.make_mesh(config.mesh)
-    models = build_models(config, meshes.constrain)
-    optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in trained_roles(config)}
+    models = training_models(config, meshes.constrain, model_of(config, meshes.constrain))
+    optimizers = make_optimizers(config)
     abstract = jax.eval_shape(lambda: init_state(models, optimizers, config.seed, config.train.guard.window))
     shardings, whole = meshes.shard_rule(abstract, mesh)
     return mesh, models, optimizers, abstract, shardings, whole
@@ -60,7 +61,7 @@ def dry_run(config):
 
     mesh, models, optimizers, abstract, shardings, whole = build(config)
     sizes = {role: tree.count(params) for role, params in abstract.params.items()}
-    sizes |= {role: tree.count(params) for role, params in abstract_frozen(models, optimizers).items()}
+    sizes |= {role: count for role, params in abstract_frozen(models, optimizers).items() if (count := tree.count(params))}
     step_flops = count_flops(config, models, optimizers, abstract_batch(config, models))
     facts = {
         "parameters": sizes,
@@ -84,6 +85,7 @@ def train(config, workdir, processes, began):
     from anystep.files import write_whole
     from anystep.flags import folder, require_remote
     from anystep.guard import RESTART, Stop, Watchdog
+    from anystep.nets.build import drawn_roles
     from anystep.recovery import Recovery
     from anystep.state import EMA
     from anystep.train_step import abstract_batch, count_flops, make_train_step
@@ -207,7 +209,7 @@ def train(config, workdir, processes, began):
         if recovery.last < config.train.steps:
             progress.say(f"stopped at step {recovery.last}; " + ("the same command goes on from there" if written else "NOT saved"))
             return RESTART
-        exported = export(config, state, workdir)
+        exported = export(config, state.ema[EMA] | {role: frozen[role] for role in drawn_roles(config) if role in frozen}, workdir)
         if first:
             writer.write({"step": step, **ledger.row()})
             writer.flush()
@@ -228,18 +230,17 @@ def report(writer, row):
     return float(row["loss"])
 
 
-def export(config, state, workdir):
-    """WORKDIR/model: the averaged weights as a model folder; whether the disk took it."""
+def export(config, params, workdir):
+    """WORKDIR/model: the averaged weights, beside a teacher with its text encoder, as a model folder; whether the disk took it."""
     import jax
 
     from anystep import mesh as meshes
     from anystep import weights
-    from anystep.state import EMA
 
-    averaged = meshes.on_every_host(state.ema[EMA])
+    params = meshes.on_every_host(params)
     try:
         if jax.process_index() == 0:
-            weights.save_folder(workdir / "model", config.to_dict(), averaged)
+            weights.save_folder(workdir / "model", config.to_dict(), params)
     except OSError as error:
         print(f"WARNING: {workdir / 'model'} was not written ({error})", file=sys.stderr, flush=True)
         return False

@@ -1,35 +1,70 @@
 """One training step: the config's objectives on one batch, one gradient, one update of every role, the averages. Jitted, sharded,
-donated."""
+donated.
+
+Beside a discriminator steps are of two kinds that take turns inside the one compiled program: even ones move the heads and nothing else, on
+all rows of the batch, odd ones move all the others, as the objectives share the rows. Whatever counts steps (schedules, warm-ups, starts,
+the averages, the keys of draws) counts those of its own kind. The two losses of an odd step are differentiated one after the other, so that
+their gradients have norms of their own: they share no forward pass, so this costs no FLOPs, only a second gradient in memory.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from anystep import flops, spikes, tree
-from anystep.nets.build import image_tokens
+from anystep.nets.build import has_teacher, image_tokens, trained_roles
+from anystep.objectives import adversarial
 from anystep.objectives import mix as mixing
 from anystep.objectives.consistency import Teacher, consistency
 from anystep.objectives.flow_matching import flow_matching
 from anystep.objectives.self_evaluation import Auxiliary, self_evaluation
-from anystep.state import EMA, init_state
-from anystep.times import time_law
+from anystep.optim import make_optimizer
+from anystep.state import AVERAGED, EMA, HEADS, SAID, init_state
+from anystep.times import TimeLaw, time_law
 from anystep.types import Roles, TrainState
 
 
 def make_terms(config):
     """The config's objectives as `mix` terms, in a fixed order; a share of 0 leaves one out."""
     objective, law = config.objective, time_law(config.objective.time, image_tokens(config))
-    f, e, c = objective.flow_matching, objective.self_evaluation, objective.consistency
+    f, e, c, a = objective.flow_matching, objective.self_evaluation, objective.consistency, objective.adversarial
     terms = [
         mixing.Term("flow_matching", flow_matching(law, f.weighting), f.share, f.weight),
         mixing.Term("self_evaluation", make_self_evaluation(law, e), e.share, e.weight, e.start),
         mixing.Term("consistency", make_consistency(law, c), c.share, c.weight),
+        mixing.Term("adversarial", adversarial.generator(tuple(a.blocks), law, levels(a), a.at_noise), a.share, a.weight),
     ]
     return [term for term in terms if term.share]
 
 
+def levels(a):
+    """The law of the times at which heads look at pictures."""
+    return TimeLaw(mean=a.mean, std=a.std)
+
+
+def make_heads_terms(config):
+    """What an even step of two kinds trains."""
+    a, law = config.objective.adversarial, time_law(config.objective.time, image_tokens(config))
+    objective = adversarial.discriminator(tuple(a.blocks), law, levels(a), a.at_noise, a.one_level, a.misaligned)
+    return [mixing.Term(HEADS, objective, 1)]
+
+
+def kinds(config):
+    """How many kinds of steps take turns."""
+    return 2 if config.objective.adversarial.share else 1
+
+
+def make_optimizers(config):
+    """{role: optimizer} of the trained roles, each over its own share of the steps."""
+    steps = -(-config.train.steps // kinds(config))
+    times = {HEADS: config.objective.adversarial.rate}
+    return {role: make_optimizer(config.optim, steps, times.get(role, 1.0)) for role in trained_roles(config)}
+
+
 def phases(config):
-    """Steps after the first at which the loss changes by plan, increasing."""
+    """Steps after the first, of the network's own, at which the loss changes by plan, increasing."""
     e, c = config.objective.self_evaluation, config.objective.consistency
     found = {c.start} if c.share else set()
     if e.share:
@@ -57,50 +92,112 @@ def make_consistency(law, c):
         tangent=c.tangent_norm,
         weighting=c.weighting,
         start=c.start,
+        form=c.form,
+        c=c.tangent_constant,
+        prior=c.prior,
     )
 
 
-def make_loss(config, models):
-    """(params, roles, batch, step) -> (loss, (metrics, buffers)): the function that is differentiated, and that `bench` counts. A frozen
-    role is its own average."""
-    terms, key = make_terms(config), jax.random.key(config.seed)
+def make_loss(config, models, terms=None):
+    """(params, roles, batch, step, only=None) -> (loss, (metrics, buffers)): what is differentiated by `params`, some or all of the trained
+    roles; `only`: names of the terms that count. A frozen role is its own average."""
+    terms, key, t = make_terms(config) if terms is None else terms, jax.random.key(config.seed), config.objective.teacher
     fake = bool(config.objective.self_evaluation.share and config.objective.self_evaluation.auxiliary_k < 1.0)
+    guidance = mixing.Guidance(tuple(t.scales), t.null_mask) if has_teacher(config) else None
 
-    def loss(params, roles, batch, step):
-        roles = roles._replace(params=params | roles.frozen, ema=roles.ema | roles.frozen)
-        prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout, fake)
-        total, metrics, buffers = mixing.mix(terms, models, roles, prepared, key, step)
+    def loss(params, roles, batch, step, only=None):
+        roles = roles._replace(params=roles.params | params | roles.frozen, ema=roles.ema | roles.frozen)
+        prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout, fake, guidance)
+        total, metrics, buffers = mixing.mix(terms, models, roles, prepared, key, step, only)
         return total, (metrics, buffers)
 
     return loss
+
+
+def make_gradients(config, models, roles):
+    """For each kind of steps, in turn, (roles, batch, step) -> (gradients by role, metrics, buffers); `roles`: names of those trained."""
+
+    def gradient(loss, moved, only=None):
+        def of(roles, batch, step):
+            params = {role: roles.params[role] for role in moved}
+            grads, (metrics, buffers) = jax.grad(functools.partial(loss, only=only), has_aux=True)(params, roles, batch, step)
+            return grads, metrics | {f"grad_norm/{role}": tree.global_norm(grads[role]) for role in moved}, buffers
+
+        return of
+
+    loss = make_loss(config, models)
+    if kinds(config) == 1:
+        return [gradient(loss, roles)]
+    others = tuple(role for role in roles if role != HEADS)
+    names = {"adversarial": ("adversarial",), "consistency": tuple(t.name for t in make_terms(config) if t.name != "adversarial")}
+    parts = {name: gradient(loss, others, only) for name, only in names.items() if only}
+
+    def generate(roles, batch, step):
+        total, metrics, whole = None, {}, 0.0
+        for name, part in parts.items():
+            grads, found, buffers = part(roles, batch, step)
+            total = grads if total is None else jax.tree.map(jnp.add, total, grads)
+            whole = whole + found["loss"]
+            metrics |= found | {f"grad_norm/{name}": tree.global_norm(grads["net"])}
+        metrics |= {"loss": whole} | {f"grad_norm/{role}": tree.global_norm(total[role]) for role in others}
+        return total, metrics | dict(zip(SAID, buffers[HEADS]["said"], strict=True)), buffers
+
+    heads = gradient(make_loss(config, models, make_heads_terms(config)), (HEADS,))
+
+    def judge(roles, batch, step):
+        grads, metrics, buffers = heads(roles, batch, step)
+        said = jnp.stack([metrics[name] for name in SAID])
+        return grads, metrics, {**buffers, HEADS: {**buffers[HEADS], "said": said}}
+
+    return [judge, generate]
 
 
 def make_train_step(config, models, optimizers, shardings=None, batch_sharding=None):
     """train_step(state, frozen, batch) -> (state, metrics), jitted with `state` donated.
 
     shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch. Metrics are those of the weights
-    before the update. A step that `spikes` does not believe moves the step number and the guard, and nothing else.
+    before the update; of two kinds of steps each says NaN for what only the other knows. A step that `spikes` does not believe moves the
+    step number and the guard, and nothing else.
     """
-    loss, sigma = make_loss(config, models), config.train.guard.sigma
+    gradients, sigma = make_gradients(config, models, tuple(optimizers)), config.train.guard.sigma
 
-    def train_step(state: TrainState, frozen, batch):
+    def update(kind, state: TrainState, frozen, batch):
+        own = state.step // len(gradients)  # how many steps of this kind there were
         roles = Roles(state.params, state.ema[EMA], frozen, state.buffers)
-        grads, (metrics, buffers) = jax.grad(loss, has_aux=True)(state.params, roles, batch, state.step)
-        metrics |= {f"grad_norm/{role}": tree.global_norm(grads[role]) for role in optimizers}
-        params, opt = {}, {}
-        for role, tx in optimizers.items():
-            updates, opt[role] = tx.update(grads[role], state.opt[role], state.params[role])
+        grads, metrics, buffers = gradients[kind](roles, batch, own)
+        params, opt = dict(state.params), dict(state.opt)
+        for role in grads:
+            updates, opt[role] = optimizers[role].update(grads[role], state.opt[role], state.params[role])
             params[role] = optax.apply_updates(state.params[role], updates)
-        ema = {EMA: tree.ema_update(state.ema[EMA], params, config.optim.ema, state.step)}
+        ema = state.ema
+        if "net" in grads:
+            new = {role: params[role] for role in AVERAGED if role in params}
+            ema = {EMA: tree.ema_update(state.ema[EMA], new, config.optim.ema, own)}
 
         norm = tree.global_norm(grads)
-        window = spikes.emptied_at(state.guard, state.step, phases(config))
+        window = spikes.emptied_at(spikes.of_kind(state.guard, kind), own, phases(config))
         good = spikes.believed(window, metrics["loss"], norm, sigma)
         before, after = (state.params, state.opt, state.ema, state.buffers), (params, opt, ema, buffers)
-        moved = jax.tree.map(lambda new, old: jnp.where(good, new, old), after, before)
-        window = spikes.after(window, metrics["loss"], norm, good)
+        moved = jax.tree.map(lambda new, old: new if new is old else jnp.where(good, new, old), after, before)
+        window = spikes.put_kind(state.guard, kind, spikes.after(window, metrics["loss"], norm, good))
         metrics |= {"guard/skipped": window.skipped, "guard/in_row": window.in_row}
         return TrainState(state.step + 1, *moved, window), metrics
+
+    def train_step(state: TrainState, frozen, batch):
+        if len(gradients) == 1:
+            return update(0, state, frozen, batch)
+        known = [jax.eval_shape(functools.partial(update, kind), state, frozen, batch)[1] for kind in range(len(gradients))]
+        names = {name for metrics in known for name in metrics if not all(name in other for other in known)}
+        nothing = {name: jnp.float32(jnp.nan) for name in names}
+
+        def of_kind(kind):
+            def branch(state, frozen, batch):
+                state, metrics = update(kind, state, frozen, batch)
+                return state, nothing | metrics
+
+            return branch
+
+        return jax.lax.cond(state.step % 2 == 0, of_kind(0), of_kind(1), state, frozen, batch)
 
     if shardings is None:
         return jax.jit(train_step, donate_argnums=0)
@@ -119,15 +216,22 @@ def abstract_batch(config, models):
 
 
 def count_flops(config, models, optimizers, batch):
-    """Matrix-product FLOPs of one step's gradient, without the optimizer, from abstract shapes."""
+    """Matrix-product FLOPs of one step's gradient, without the optimizer, from abstract shapes; the mean of the kinds that take turns."""
+    found = kinds_flops(config, models, optimizers, batch)
+    return sum(found) / len(found)
+
+
+def kinds_flops(config, models, optimizers, batch):
+    """The same for each kind of steps."""
     state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
-    loss = make_loss(config, models)
 
-    def gradient(state, frozen, batch):
-        roles = Roles(state.params, state.ema[EMA], frozen, state.buffers)
-        return jax.grad(loss, has_aux=True)(state.params, roles, batch, jnp.int32(0))
+    def counted(gradient):
+        def of(state, frozen, batch):
+            return gradient(Roles(state.params, state.ema[EMA], frozen, state.buffers), batch, jnp.int32(0))
 
-    return flops.count(gradient, state, abstract_frozen(models, optimizers), batch).matmul
+        return flops.count(of, state, abstract_frozen(models, optimizers), batch).matmul
+
+    return [counted(gradient) for gradient in make_gradients(config, models, tuple(optimizers))]
 
 
 def abstract_frozen(models, optimizers):

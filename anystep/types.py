@@ -23,7 +23,8 @@ As the data gives it, `cond` is {"tokens": ...} (or {} for a network without pro
 has unit standard deviation and the prompts are encoded, by the text role, into features and mask: `cond` (live weights, differentiable),
 `null` (the null prompt, live weights, no gradient), `ema_cond` and `ema_null` (EMA weights), and `dropped` [B] bool says which rows had
 their prompt replaced by the null one. Self-E's late stage also wants `fake`: tokens of the prompts behind two words, encoded where
-they are used, which is late and on few rows.
+they are used, which is late and on few rows. Beside a teacher there are `teacher_cond`, `teacher_null` and `scale` [B], the guidance that
+the teacher is asked under; networks that are told a scale find it as "guidance" among their own features and mask.
 """
 
 
@@ -59,6 +60,7 @@ class Model(NamedTuple):
     depth: int = 0  # number of blocks
     features: Callable[..., Array] | None = None  # (params, x, t) -> [B, F]
     gap: float = 0.0  # nobody asks for 0 < s < gap t
+    told: float = 0.0  # not 0: it reads told * guidance scale, [B], from cond["guidance"], and its answers are guided already
     shift: float | tuple[float, ...] = 0.0  # unit = (door - shift) / scale
     scale: float | tuple[float, ...] = 1.0
     maps: int = 0  # number of cross-attention layers that a Capture may name
@@ -135,6 +137,7 @@ class Drawing(NamedTuple):
     eta: float = 1.0
     learned: float = 1.0  # guidance that jumps were trained under
     jumps_anywhere: bool = False  # not to s = 0 alone
+    jumps_only: bool = False  # one time, and every answer is a jump to 0
     batch: int = 64  # prompts at once: one compilation a step count, whatever the number of prompts
     ends: Callable[[Array], tuple[float, float]] = lambda times: (1.0, 1.0)  # of a grid: factors of the unit noise and of the result
     whole: int = 0  # N: the network is told floor(N t) / N

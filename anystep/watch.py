@@ -13,6 +13,7 @@ import jax
 from anystep import evals, logs
 from anystep.api import codec_params, pipeline, sample_array
 from anystep.subjects import subject
+from anystep.train_step import kinds
 
 
 class Watch:
@@ -28,7 +29,7 @@ class Watch:
         metadata, judge, _, show = self.subject
         prompts = [row["prompt"] for row in metadata]
         c = self.config.objective.consistency
-        ask = "now" if c.share and step <= c.start else None  # no jump was trained yet
+        ask = "now" if c.share and step // kinds(self.config) <= c.start else None  # no jump was trained yet
         params = params | codec_params(self.model)  # for as long as it draws
         drawn = {n: sample_array(self.model, params, prompts, n, ask=ask) for n in self.config.eval.steps}
         if jax.process_index():

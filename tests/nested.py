@@ -14,6 +14,7 @@ STORE = {"kind": "store", "batch": 4, "path": "", "weights": (1.0,), "dev_share"
     "pipeline": "",
     "autoencoder": "",
     "verify": True,
+    "holds": (),
     "key": "",
 }
 

@@ -1,5 +1,5 @@
-"""Three training steps of a tiny network with every objective under plain SGD, on whatever devices there are: what test_topology
-compares."""
+"""A few training steps of a tiny network with every objective, or with a teacher and heads, under plain SGD, on whatever devices there are:
+what test_topology compares."""
 
 import json
 import sys
@@ -11,23 +11,40 @@ import jax
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else None
 
 
-def three_steps(data, fsdp, folder, meet=lambda: None):
-    """[[loss, grad norm of the net, grad norm of the text encoder, first weight of the head], ...] and the shardings' fsdp leaves."""
+SPRINT = (
+    "--config.model.dtype=float32",
+    "--config.objective.consistency.tangent_norm=none",
+    "--config.objective.consistency.weighting=none",
+    "--config.model.depth=2",
+)
+SEEN = ("loss", "grad_norm/net", "grad_norm/text", "loss/self_evaluation", "loss/consistency")
+SEEN_BESIDE_HEADS = ("loss", "grad_norm/net", "grad_norm/discriminator", "loss/adversarial", "loss/consistency", "discriminator/fake")
+
+
+def taught_steps(data, fsdp, folder):
+    """The same with the steps of two kinds of SANA-Sprint's config."""
+    return three_steps(data, fsdp, folder, name="sana_sprint_600m", more=SPRINT, seen=SEEN_BESIDE_HEADS)
+
+
+def three_steps(data, fsdp, folder, meet=lambda: None, name="shapes", more=None, seen=SEEN):
+    """[[loss, gradient norms, losses], ...] and the shardings' fsdp leaves."""
     import optax
     import tiny
 
+    from anystep import begin
     from anystep import mesh as meshes
     from anystep.data import make_stream
-    from anystep.nets.build import build_models
+    from anystep.nets.build import trained_roles, training_models
     from anystep.state import init_state
+    from anystep.teachers import model_of
     from anystep.train_step import make_train_step
 
-    config = tiny.config(
-        "shapes", folder, *tiny.ALL_OBJECTIVES, "--config.data.batch=32", f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}"
-    )
+    more = tiny.ALL_OBJECTIVES if more is None else more
+    config = tiny.config(name, folder, *more, "--config.data.batch=32", f"--config.mesh.data={data}", f"--config.mesh.fsdp={fsdp}")
     mesh = meshes.make_mesh(config.mesh)
-    models = build_models(config, meshes.constrain)
-    optimizers = {role: optax.sgd(1e-2) for role in ("net", "text")}
+    models = training_models(config, meshes.constrain, model_of(config, meshes.constrain))
+    optimizers = {role: optax.sgd(1e-2) for role in trained_roles(config)}
+    frozen = begin.frozen_params(config, mesh)
     abstract = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     shardings, _ = meshes.shard_rule(abstract, mesh, at_least=1024)
     split = sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings))
@@ -37,13 +54,11 @@ def three_steps(data, fsdp, folder, meet=lambda: None):
         state = jax.jit(lambda: init_state(models, optimizers, 0), out_shardings=shardings)()
         step = make_train_step(config, models, optimizers, shardings, meshes.batch_sharding(mesh))
         batch = meshes.device_batch(next(stream), mesh)
-        step = step.lower(state, {}, batch).compile()
+        step = step.lower(state, frozen, batch).compile()
         meet()
-        for n in range(3):
-            state, m = step(state, {}, batch if n == 0 else meshes.device_batch(next(stream), mesh))
-            rows.append(
-                [float(m[name]) for name in ("loss", "grad_norm/net", "grad_norm/text", "loss/self_evaluation", "loss/consistency")]
-            )
+        for n in range(4 if "discriminator" in optimizers else 3):
+            state, m = step(state, frozen, batch if n == 0 else meshes.device_batch(next(stream), mesh))
+            rows.append([float(m[name]) for name in seen])
     return {"rows": rows, "split": split}
 
 

@@ -81,3 +81,16 @@ def test_a_flow_map_by_way_of_the_data_is_asked_for_nothing_but_jumps(tmp_path):
             with pytest.raises(UserError, match="guidance scale 3.0: cannot act"):
                 api.guidance(api.drawing_of(twin), 3.0, sampler, ask)
     assert api.guidance(api.drawing_of(twin), 3.0, "euler", "next") == (3.0, "jumps")
+
+
+def test_a_student_of_one_time_has_its_guidance_in_every_answer(tmp_path):
+    """Told the scale, or trained under the mean of some: nothing is extrapolated, and of the latter no other scale can be had."""
+    flags = ["consistency.share=1", "consistency.velocity=teacher", "self_evaluation.share=0", "flow_matching.share=0"]
+    flags = [f"--config.objective.{flag}" for flag in (*flags, "teacher.scales=1.5,2.5")]
+    flags += ["--config.model.second_time=False", "--config.eval.sampler=restart", "--config.eval.ask=zero", "--config.eval.scale=2.25"]
+    plain, told = (api.drawing_of(tiny.config("smoke", tmp_path, *flags, f"--config.model.guidance={said}")) for said in (False, True))
+    assert api.guidance(plain, None, "restart", "zero") == api.guidance(plain, None, "euler", "now") == (2.0, "all")
+    with pytest.raises(UserError, match="trained under guidance 2$"):
+        api.guidance(plain, 3.0, "restart", "zero")
+    assert told.told == 0.1 and plain.told == 0.0
+    assert api.guidance(told, None, "restart", "zero") == (2.25, "all") and api.guidance(told, 1.5, "restart", "zero") == (1.5, "all")

@@ -6,7 +6,7 @@ from anystep import config as configs
 from anystep.bench import steps
 
 
-@pytest.mark.parametrize("name", ["shapes", "pictures"])
+@pytest.mark.parametrize("name", ["shapes", "pictures", "sprint_shapes"])
 @pytest.mark.parametrize("case", steps.CASES)
 def test_every_case_of_steps_is_a_config_that_passes(name, case):
     config = configs.load(["--config", name, *steps.asked(case)])[0]

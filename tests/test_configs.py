@@ -15,15 +15,17 @@ from anystep import checkpoint, logs, train
 from anystep.api import pipeline
 from anystep.data import make_stream
 from anystep.errors import UserError
-from anystep.nets.build import build_models
-from anystep.optim import make_optimizer
+from anystep.nets.build import build_models, training_models
 from anystep.state import init_state
-from anystep.train_step import abstract_batch, make_loss, make_train_step
+from anystep.teachers import model_of
+from anystep.train_step import abstract_batch, abstract_frozen, make_loss, make_optimizers, make_train_step
 from anystep.types import Roles
+
+OWN = [name for name in tiny.NAMES if name not in tiny.ALIKE]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", tiny.NAMES)
+@pytest.mark.parametrize("name", OWN)
 def test_config_trains_resumes_and_draws(name, tmp_path):
     workdir = tmp_path / "run"
     assert not train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
@@ -45,15 +47,14 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
         np.testing.assert_array_equal(pictures, anystep.sample(b, q, ["a red ring", ""], steps=2))
 
 
-@pytest.mark.parametrize("name", [name if name == "smoke" else pytest.param(name, marks=pytest.mark.slow) for name in tiny.NAMES])
+@pytest.mark.parametrize("name", [name if name == "smoke" else pytest.param(name, marks=pytest.mark.slow) for name in OWN])
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     config = tiny.config(name, tmp_path)
-    models = build_models(config)
-    optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
-    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    models, optimizers = training_models(config, teacher=model_of(config)), make_optimizers(config)
+    state, frozen = jax.eval_shape(lambda: init_state(models, optimizers, 0)), abstract_frozen(models, optimizers)
     batch = abstract_batch(config, models)
-    export.export(make_train_step(config, models, optimizers), platforms=[platform])(state, {}, batch)
+    export.export(make_train_step(config, models, optimizers), platforms=[platform])(state, frozen, batch)
 
     model = pipeline(config)
     tokens = batch["cond"]["tokens"]
@@ -66,9 +67,9 @@ def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
         "jumps": True,
         "guide": None,
         "steer": None,
-        "guided": True,
-        "told": 0.0,
-        "whole": 0,
+        "guided": model.drawing.told == 0.0,
+        "told": model.drawing.told,
+        "whole": model.drawing.whole,
         "shape": model.net.shape,
         "noise": None,
     }
@@ -77,7 +78,8 @@ def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
         times = np.linspace(1, 0, 3, dtype=np.float32)
         return model.draw(params, tokens, null, keys, times, 2.0, (0.0, 1.0), model.drawing.ends(times), 1.0, **words)
 
-    export.export(jax.jit(draw), platforms=[platform])(state.params, tokens, null, keys)
+    params = {role: (state.params | frozen)[role] for role in ("net", "text")}
+    export.export(jax.jit(draw), platforms=[platform])(params, tokens, null, keys)
 
 
 @pytest.mark.parametrize("name", tiny.NAMES)
@@ -87,7 +89,7 @@ def test_the_data_have_unit_deviation_inside(name, tmp_path):
         pytest.skip("the user's own pictures; the config's figures are those of icons on white")
     from anystep import config as configs
 
-    config = tiny.config(name, tmp_path) if name == "store" else configs.load(["--config", name])[0]
+    config = tiny.config(name, tmp_path) if name in tiny.STORES else configs.load(["--config", name])[0]
     stream = make_stream(config.data, build_models(config)["text"].tokenize, 0, 256)
     x = (next(stream)["x0"] - config.model.shift) / config.model.scale
     assert abs(x.mean()) < 0.2 and 0.8 < x.std() < 1.25

@@ -20,7 +20,7 @@ FLOORS = (
     "state checkpoint guard weights",
     "steering",  # its classifiers lie in folders of weights
     "data evals compare config flags recovery prompts galleries",  # prompts, galleries: what mains read and write
-    "subjects",
+    "subjects teachers",
     "train_step api",
     "watch begin",
     "train sample steer_train evaluate parse ckpt convert encode bench launch __main__",

@@ -19,6 +19,7 @@ LAW = TimeLaw(mean=-1.0)  # near t = 1 the gradient is right too, but so noisy t
 BARE = {
     "flow matching": flow_matching(LAW),
     "consistency": consistency(LAW, at_zero=1.0, tangent="none", weighting="none"),
+    "consistency in TrigFlow": consistency(LAW, at_zero=1.0, tangent="none", weighting="none", form="trig"),
     "meanflow": consistency(LAW, at_zero=0.0, tangent="none", weighting="none"),
 }
 

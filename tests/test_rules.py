@@ -101,6 +101,47 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
 ]
 
 
+ONE_TIME = ALONE | dict(model__second_time=False)
+TAUGHT = ONE_TIME | dict(
+    objective__flow_matching__share=0,
+    objective__consistency__share=1,
+    objective__consistency__velocity="teacher",
+    model__guidance=True,
+    eval__sampler="restart",
+    eval__ask="zero",
+)
+HEADS = TAUGHT | dict(objective__adversarial__share=1)
+RULES += [
+    (ONE_TIME | dict(objective__self_evaluation__share=1), "objective.self_evaluation.share", dict(model__second_time=True)),
+    (TAUGHT | dict(objective__flow_matching__share=1), "objective.flow_matching.share", dict(model__second_time=True)),
+    (TAUGHT | dict(objective__consistency__at_zero=0.5), "objective.consistency.at_zero", dict(objective__consistency__at_zero=1.0)),
+    (TAUGHT | dict(eval__ask="now"), "eval.ask", dict(eval__ask="zero")),
+    (TAUGHT | dict(eval__sampler="euler"), "eval.sampler", dict(eval__sampler="ddim")),
+    (TAUGHT | dict(objective__consistency__guidance=2.0), "objective.consistency.guidance", dict(objective__consistency__guidance=1.0)),
+    (TAUGHT | dict(objective__consistency__velocity="data"), "model.guidance", dict(model__guidance=False)),
+    (ALONE | dict(objective__teacher__folder="x"), "objective.teacher.folder", dict(objective__adversarial__share=1)),
+    (TAUGHT | dict(path__name="trig"), "path.name", dict(path__name="linear")),
+    (HEADS | dict(objective__adversarial__blocks=(2, 1)), "objective.adversarial.blocks", dict(objective__adversarial__blocks=(1, 2))),
+    (HEADS | dict(objective__adversarial__weight=0.0), "objective.adversarial.weight", dict(objective__adversarial__weight=0.5)),
+    (HEADS | dict(train__steps=1, optim__warmup=0), "train.steps", dict(train__steps=2)),
+    (
+        JUMPS | dict(objective__consistency__form="trig", objective__consistency__weighting="l1"),
+        "objective.consistency.weighting",
+        dict(objective__consistency__weighting="learned"),
+    ),
+    (
+        JUMPS | dict(objective__consistency__prior=True, objective__consistency__weighting="l1"),
+        "objective.consistency.prior",
+        dict(objective__consistency__prior=False),
+    ),
+    (
+        JUMPS | dict(objective__consistency__form="trig", objective__consistency__at_zero=0.5, objective__consistency__s_min=0.25),
+        "objective.consistency.form",
+        dict(objective__consistency__form="linear"),
+    ),
+]
+
+
 @pytest.mark.parametrize(("bad", "path", "mend"), RULES)
 def test_rules_between_fields(bad, path, mend):
     first = {"data__batch": 60} | bad
@@ -139,3 +180,23 @@ def test_points_are_not_held_to_the_fields_of_the_picture_network():
 )
 def test_rules_of_the_shapes_world(bad, path):
     assert refusal(config.from_dict, with_values("shapes", **bad)).startswith(f"config.{path} = ")
+
+
+FLUX = dict(model__net="mmdit", model__patch=2, model__depth=4, model__double=1, model__width=64, model__heads=4, model__cross_heads=4)
+FLUX |= dict(model__text__encoder="stored", data__holds=(8, 8, 4, 6, 16, 5))
+
+
+@pytest.mark.parametrize(
+    ("bad", "path", "mend"),
+    [
+        (dict(data__holds=(8, 8, 4)), "data.holds", dict(data__holds=(8, 8, 4, 6, 16, 0))),
+        (dict(model__patch=4), "model.patch", dict(model__patch=2)),
+        (dict(model__double=5), "model.double", dict(model__double=4)),
+        (dict(model__width=24), "model.width", dict(model__width=32)),
+        (dict(model__text__encoder="hashed"), "model.text.encoder", dict(model__text__encoder="stored")),
+    ],
+)
+def test_rules_of_a_store_and_of_the_network_of_flux(bad, path, mend):
+    first = {"data__batch": 60, **FLUX} | bad
+    assert refusal(config.from_dict, with_values("store", **first)).startswith(f"config.{path} = ")
+    config.from_dict(with_values("store", **(first | mend)))

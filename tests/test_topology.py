@@ -21,10 +21,10 @@ def one_device(tmp_path_factory):
     return in_own_process(tmp_path_factory.mktemp("one"), 1, 1, 1)
 
 
-def in_own_process(folder, devices, data, fsdp):
+def in_own_process(folder, devices, data, fsdp, what="three_steps"):
     """three_steps where jax has `devices` CPU devices."""
     code = f"import jax; jax.config.update('jax_num_cpu_devices', {devices}); import json, steps, pathlib; "
-    code += f"print(json.dumps(steps.three_steps({data}, {fsdp}, pathlib.Path({str(folder)!r}))))"
+    code += f"print(json.dumps(steps.{what}({data}, {fsdp}, pathlib.Path({str(folder)!r}))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -36,6 +36,14 @@ def test_eight_devices_take_the_steps_of_one(data, fsdp, one_device, tmp_path):
     many = in_own_process(tmp_path, 8, data, fsdp)
     assert one_device["split"] == 0 and (many["split"] > 5) == (fsdp > 1)
     np.testing.assert_allclose(many["rows"], one_device["rows"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_eight_devices_distil_as_one(tmp_path):
+    """A step of the heads, one of the student, and again: with weights of teacher, student and heads split."""
+    one, many = (in_own_process(tmp_path, devices, data, fsdp, "taught_steps") for devices, data, fsdp in ((1, 1, 1), (8, 2, 4)))
+    assert one["split"] == 0 and many["split"] > 5 and np.isnan(one["rows"][0]).sum() == 3 and np.isfinite(one["rows"][1]).all()
+    np.testing.assert_allclose(many["rows"], one["rows"], rtol=2e-5)
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ STEPS = 60
 
 
 def command(folder, workdir, *more):
-    flags = tiny.arguments("smoke", folder, f"--config.train.steps={STEPS}", "--config.checkpoint.every=10", *more)
+    everything = tiny.everything("smoke", folder)
+    flags = tiny.arguments("smoke", folder, *everything, f"--config.train.steps={STEPS}", "--config.checkpoint.every=10", *more)
     return [sys.executable, "-m", "anystep", "train", *flags, "--workdir", str(workdir)]
 
 

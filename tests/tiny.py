@@ -2,18 +2,23 @@
 
 import json
 
+import jax
 import numpy as np
 from PIL import Image
 
 from anystep import config as configs
-from anystep import stores
+from anystep import stores, tree, weights
 
 NAMES = sorted(configs.packaged())
+ALIKE = ("sprint_teacher_shapes", "sana_sprint_1600m")  # another's network or objectives at another size
+STORES = ("store", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
+TAUGHT = ("sprint_shapes", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
 ALL_OBJECTIVES = (
     "--config.objective.flow_matching.share=2",
     "--config.objective.self_evaluation.share=1",
     "--config.objective.consistency.share=1",
 )
+FLOW = ("flow_matching.share=1", "self_evaluation.share=0", "consistency.share=0", "adversarial.share=0")
 
 
 def arguments(name, folder, *more):
@@ -38,23 +43,49 @@ def arguments(name, folder, *more):
             "--config.data.size=16",
             "--config.data.style_captions=False",
         ]
-    if name == "store":
-        store(folder / "store")
+    if name in STORES:
+        store(folder / "store", pooled=6 if name == "sprint_flux" else 0)
         flags += [f"--config.data.path={folder / 'store'}", "--config.data.dev_share=0.3"]
+        flags += ["--config.data.holds=()"] if name != "store" else []
+    if name == "sprint_flux":
+        flags += ["--config.model.double=1"]
+    if name in TAUGHT:
+        place = teacher(folder, [*flags, *more, "--config.model.guidance=False", "--config.eval.sampler=euler", "--config.eval.ask=now"])
+        flags += [f"--config.objective.teacher.folder={place}", f"--config.init_from={place}"]
+        flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.warmup=2"]
     return [*flags, *more]
+
+
+def teacher(folder, flags):
+    """A model folder with the fresh weights of a config's network, as if flow matching had trained it."""
+    from anystep.nets.build import build_models, drawn_roles
+
+    config = configs.load([*flags, *(f"--config.objective.{field}" for field in FLOW)])[0]
+    models = build_models(config)
+    params = jax.jit(lambda: {role: models[role].init(tree.fold(jax.random.key(7), role)) for role in drawn_roles(config)})()
+    weights.save_folder(folder / "teacher", config.to_dict(), params)
+    return folder / "teacher"
+
+
+def everything(name, folder):
+    """Flags beside `arguments` that make a config train all there is, heads on a teacher's blocks included."""
+    place = teacher(folder, arguments(name, folder))
+    flags = [f"--config.objective.{field}.share=1" for field in ("flow_matching", "self_evaluation", "consistency", "adversarial")]
+    flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.weighting=learned"]
+    return [*flags, f"--config.objective.teacher.folder={place}", "--config.objective.consistency.start=1"]
 
 
 def config(name, folder, *more):
     return configs.load(arguments(name, folder, *more))[0]
 
 
-def store(folder, n=12):
+def store(folder, n=12, width=8, pooled=0):
     """A store of noise, as if of an autoencoder and a text encoder; and a prompt that no picture has."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, shard = np.random.default_rng(0), stores.Shard(folder, 0)
 
     def prompt(length):
-        return stores.Prompt(rng.standard_normal((length, 8)).astype(np.float16), np.zeros(0, np.float16))
+        return stores.Prompt(rng.standard_normal((length, width)).astype(np.float16), np.zeros(pooled, np.float16))
 
     for i in range(n):
         shard.add_picture(f"{i}.png", [f"noise number {i}"], rng.standard_normal((1, 16, 16, 4)).astype(np.float16))
@@ -62,7 +93,7 @@ def store(folder, n=12):
     shard.add_prompt("a red ring", prompt(3))
     index = {"version": stores.VERSION, "made_with": {"text": "", "autoencoder": ""}, "albums": [n], "prompts": n + 1}
     index["picture"] = {"kind": "latents", "shape": [16, 16, 4], "dtype": "float16", "factor": 8}
-    index["text"] = {"width": 8, "pooled": 0, "dtype": "float16", "null": stores.as_text(prompt(1)), "length": 4}
+    index["text"] = {"width": width, "pooled": pooled, "dtype": "float16", "null": stores.as_text(prompt(1)), "length": 4}
     index["files"] = shard.close()
     (folder / stores.INDEX).write_text(json.dumps(index | {"key": stores.key_of(index)}))
 

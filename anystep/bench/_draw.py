@@ -41,8 +41,9 @@ def main(argv):
 
 
 def digest(run):
-    """What a run costs depends on its config, not on its seed."""
-    said = {name: value for name, value in run.config.to_dict().items() if name != "seed"}
+    """What a run costs depends on its config, not on its seed, nor on what it begins with."""
+    said = {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "init_from")}
+    said["objective"] = said["objective"] | {"teacher": said["objective"]["teacher"]["scales"]}
     return f"{zlib.crc32(json.dumps(said, sort_keys=True).encode()):08x}"
 
 

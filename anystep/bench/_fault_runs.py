@@ -14,11 +14,12 @@ import time
 import jax
 import numpy as np
 
-from anystep import checkpoint, config, logs
+from anystep import checkpoint, config, logs, weights
+from anystep.api import pipeline
 from anystep.tree import paths
 
 STEPS = 120
-RUN = [  # every objective there is, on a world that trains in seconds
+RUN = [  # every objective there is, on a world that trains in seconds; a teacher is put beside it
     "--config=smoke",
     f"--config.train.steps={STEPS}",
     "--config.train.log_every=5",
@@ -26,18 +27,34 @@ RUN = [  # every objective there is, on a world that trains in seconds
     "--config.data.batch=16",
     "--config.model.width=32",
     "--config.checkpoint.every=15",
-    "--config.objective.flow_matching.share=2",
+    "--config.objective.flow_matching.share=1",
     "--config.objective.self_evaluation.share=1",
     "--config.objective.self_evaluation.auxiliary_k=0.5",
     "--config.objective.self_evaluation.auxiliary_start=20",
     "--config.objective.consistency.share=1",
     "--config.objective.consistency.start=30",
+    "--config.objective.consistency.weighting=learned",
+    "--config.objective.adversarial.share=1",
+    "--config.objective.adversarial.blocks=0,2",
 ]
+FLOW = [f"--config.objective.{name}.share=0" for name in ("self_evaluation", "consistency", "adversarial")]
+
+
+def beside(folder, run):
+    """`run` with a teacher in `folder`, of fresh weights, if it asks for one."""
+    if run is not RUN:
+        return run
+    place = folder / "teacher"
+    if not (place / weights.WEIGHTS).exists():
+        untaught = pipeline(config.load([*RUN, *FLOW])[0])
+        params = {role: jax.jit(getattr(untaught, role).init)(jax.random.key(7)) for role in ("net", "text")}
+        weights.save_folder(place, untaught.config.to_dict(), params)
+    return [*RUN, f"--config.objective.teacher.folder={place}"]
 
 
 def start(workdir, *more, program=("-m", "anystep"), run=RUN):
     said = open(f"{workdir}.log", "a")
-    command = [sys.executable, *program, "train", *run, "--workdir", str(workdir), *more]
+    command = [sys.executable, *program, "train", *beside(workdir.parent, run), "--workdir", str(workdir), *more]
     return subprocess.Popen(command, stdout=said, stderr=said)
 
 
@@ -313,7 +330,7 @@ json.dump(seen, open(sys.argv[1], "w"))
 
 def soak(folder, seed, number):
     """Memory over the second half of twice `number` steps: in the first, allocators come to rest."""
-    flags = [*RUN, f"--config.train.steps={2 * number}", "--config.checkpoint.every=200", "--workdir", str(folder / "run")]
+    flags = [*beside(folder, RUN), f"--config.train.steps={2 * number}", "--config.checkpoint.every=200", "--workdir", str(folder / "run")]
     with open(folder / "run.log", "w") as said:
         subprocess.run(
             [sys.executable, "-c", SOAK, str(folder / "seen.json"), *flags], stdout=said, stderr=said, check=True, env=os.environ

@@ -14,6 +14,7 @@ from anystep.flags import ASKS, SAMPLERS
 FIELDS = {
     "config": str,  # a packaged name or a file
     "world": list,  # overrides of every method: "train.steps=1600"
+    # {runs} and {seed} in an override are the folder of the runs and the seed: a student begins with its seed's teacher, trained before it
     "methods": dict,  # name -> {"overrides": [...], "seeds": n, "draws": [(sampler, ask, guidance scale or None = the config's), ...]}
     "steps": tuple,  # of the sampler
     "prompts": int,
@@ -40,13 +41,19 @@ class Run(NamedTuple):
     def done(self):
         """Whether it is trained. UserError if it was, under another config."""
         file = self.folder / "config.json"
-        if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(self.config.to_dict())):
+        if file.exists() and unpinned(json.loads(file.read_text())) != unpinned(json.loads(json.dumps(self.config.to_dict()))):
             raise UserError(f"{self.folder}: was trained under another config than the plan's now; take another folder for --runs")
         return (self.folder / "model" / "weights.safetensors").exists()
 
     def keys(self, plan, end=True):
         """(sampler, ask, scale, steps) of everything that is drawn from a checkpoint, the last one or another."""
         return [(*how, steps) for how in (self.draws if end else self.draws[:1]) for steps in plan["steps"]]
+
+
+def unpinned(saved):
+    """A saved config without what a run wrote down at its start."""
+    saved["objective"]["teacher"]["digest"] = ""
+    return saved
 
 
 def read(name):
@@ -116,7 +123,8 @@ def list_runs(plan, folder):
     for seed in range(max(spec["seeds"] for spec in plan["methods"].values())):
         for method, spec in plan["methods"].items():
             if seed < spec["seeds"]:
-                asked = [*plan["world"], *spec["overrides"], f"seed={seed}", "train.sample_every=0", "checkpoint.keep=100000"]
+                own = [override.replace("{runs}", str(folder)).replace("{seed}", str(seed)) for override in spec["overrides"]]
+                asked = [*plan["world"], *own, f"seed={seed}", "train.sample_every=0", "checkpoint.keep=100000"]
                 arguments = ["--config", plan["config"], *(f"--config.{override}" for override in asked)]
                 place = folder / f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-{seed}"
                 runs.append(Run(method, seed, place, arguments, configs.load(arguments)[0], [tuple(draw) for draw in spec["draws"]]))

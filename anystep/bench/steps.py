@@ -5,7 +5,8 @@
 All programs are compiled first, then timed in turn, round after round, so that a slow minute of the machine hits all of them; medians
 over rounds. The floor is what the forward passes alone would cost at the same speed: (3 + 2 / 2) / 3 = 1.33 for self-evaluation on half
 of the rows (two evaluator passes), 4.1 / 3.0 for a fused tangent pass, 4.8 / 3.7 with each block rematerialised,
-(3 + 3 + 3) / (2 * 3) = 1.5 for a step on half of the rows (a guided velocity and one jump of the averaged weights).
+(3 + 3 + 3) / (2 * 3) = 1.5 for a step on half of the rows (a guided velocity and one jump of the averaged weights). A teacher with
+guidance adds 2.0 forward passes: 6.1 / 3.0, 6.8 / 3.7. Beside heads on its blocks a step is the mean of two kinds: `sprint` has no floor.
 """
 
 import statistics
@@ -21,6 +22,8 @@ DERIVATIVE = [
     JUMPS + field for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "s_min=0.0", "weighting=adaptive")
 ]
 STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "at_zero=1.0", "s_min=0.0")]
+TAUGHT = [*DERIVATIVE, JUMPS + "at_zero=1.0", JUMPS + "velocity=teacher", JUMPS + "form=trig", JUMPS + "tangent_norm=rms"]
+TAUGHT += [JUMPS + "weighting=learned", "--config.objective.teacher.scales=1.5,2.0,2.5"]
 CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, floor)
     "flow_matching": ([1, 0, 0], [], "flow_matching", 1.0),
     "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),
@@ -29,6 +32,9 @@ CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, 
     "consistency_step": ([1, 0, 1], STEP, "flow_matching", 4.5 / 3.0),
     "flow_matching_remat": ([1, 0, 0], ["--config.model.remat=True"], "flow_matching_remat", 1.0),
     "consistency_remat": ([0, 0, 1], [*DERIVATIVE, "--config.model.remat=True"], "flow_matching_remat", 4.8 / 3.7),
+    "distillation": ([0, 0, 1], TAUGHT, "flow_matching", 6.1 / 3.0),
+    "distillation_remat": ([0, 0, 1], [*TAUGHT, "--config.model.remat=True"], "flow_matching_remat", 6.8 / 3.7),
+    "sprint": ([0, 0, 1], [*TAUGHT, "--config.objective.adversarial.share=1"], "flow_matching", None),
 }
 NAMES = ("flow_matching", "self_evaluation", "consistency")
 
@@ -72,6 +78,8 @@ def main(argv):
 def asked(name):
     """The overrides of a case."""
     shares, extra, *_ = CASES[name]
+    plain = ("objective.adversarial.share=0", "objective.prompt_dropout=0.1", "model.guidance=False", "model.second_time=True")
+    extra = [*(f"--config.{field}" for field in plain), *extra]
     return [f"--config.objective.{objective}.share={share}" for objective, share in zip(NAMES, shares, strict=True)] + extra
 
 
@@ -80,15 +88,15 @@ class Case:
     them."""
 
     def __init__(self, config, at):
+        import jax
         import numpy as np
 
-        from anystep.nets.build import build_models
-        from anystep.optim import make_optimizer
+        from anystep import tree
+        from anystep.nets.build import training_models
         from anystep.state import init_state
-        from anystep.train_step import abstract_batch, count_flops, make_train_step
+        from anystep.train_step import abstract_batch, count_flops, make_optimizers, make_train_step
 
-        models = build_models(config)
-        optimizers = {role: make_optimizer(config.optim, config.train.steps) for role in ("net", "text")}
+        models, optimizers = training_models(config), make_optimizers(config)
         shapes = abstract_batch(config, models)
         self.flops = count_flops(config, models, optimizers, shapes)
         rng = np.random.default_rng(0)
@@ -100,8 +108,10 @@ class Case:
             "cond": {"tokens": tokens},
         }
         self.state, self.at = init_state(models, optimizers, config.seed), at
+        others = [role for role in models if role not in optimizers]
+        self.frozen = {role: models[role].init(tree.fold(jax.random.key(config.seed), role)) for role in others}
         began = time.perf_counter()
-        self.step = make_train_step(config, models, optimizers).lower(self.state, {}, self.batch).compile()
+        self.step = make_train_step(config, models, optimizers).lower(self.state, self.frozen, self.batch).compile()
         self.run(1)
         self.compile_seconds = time.perf_counter() - began
         found = self.step.memory_analysis()
@@ -115,7 +125,7 @@ class Case:
         self.state = self.state._replace(step=jnp.int32(self.at))
         began = time.perf_counter()
         for _ in range(steps):
-            self.state, metrics = self.step(self.state, {}, self.batch)
+            self.state, metrics = self.step(self.state, self.frozen, self.batch)
         jax.block_until_ready((self.state, metrics))
         return (time.perf_counter() - began) / steps
 

@@ -14,14 +14,18 @@ def refuse(path, value, must):
 
 
 def shares(c):
-    return {name: c.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency")}
+    return {name: c.objective[name].share for name in ("flow_matching", "self_evaluation", "consistency", "adversarial")}
+
+
+def has_teacher(c):
+    return bool(c.objective.adversarial.share or (c.objective.consistency.share and c.objective.consistency.velocity == "teacher"))
 
 
 def sides(c):
     """(height, width) of a sample, None of a store that no path leads to yet."""
     if c.data.kind != "store":
         return c.data.size, c.data.size
-    return tuple(read_index(c.data.path)["picture"]["shape"][:2]) if c.data.path else None
+    return tuple(read_index(c.data.path)["picture"]["shape"][:2]) if c.data.path else tuple(c.data.holds[:2]) or None
 
 
 def one_shift(c):
@@ -62,7 +66,7 @@ def mesh_is_real(c):
 
 def net_fits_data(c):
     if (c.model.net == "mlp") != (c.data.kind == "mixture2d"):
-        net, kinds = ("'mlp'", "") if c.data.kind == "mixture2d" else ("'sana'", ", 'mlp' draws points only")
+        net, kinds = ("'mlp'", "") if c.data.kind == "mixture2d" else ("'sana' or 'mmdit'", ", 'mlp' draws points only")
         refuse("model.net", c.model.net, f"{net} for config.data.kind = {c.data.kind!r}{kinds}")
 
 
@@ -113,6 +117,84 @@ def one_meaning_of_s(c):
         refuse("objective.self_evaluation.s_min", 0.0, "> 0 next to consistency, which owns s = 0: its limit there is another answer")
 
 
+def one_time_has_one_answer(c):
+    """Without s the velocity and the jump to 0 are answers to one question."""
+    if c.model.second_time:
+        return
+    o = c.objective
+    jumps = [name for name in ("consistency", "adversarial") if o[name].share]
+    if o.self_evaluation.share:
+        refuse("objective.self_evaluation.share", o.self_evaluation.share, "0 for config.model.second_time = False: it asks for s < t")
+    if o.flow_matching.share and jumps:
+        must = f"0 next to {jumps[0]} for config.model.second_time = False: one input, two answers"
+        refuse("objective.flow_matching.share", o.flow_matching.share, must)
+    if o.consistency.share and o.consistency.at_zero < 1:
+        refuse("objective.consistency.at_zero", o.consistency.at_zero, "1 for config.model.second_time = False: it asks for s > 0")
+    if jumps and (c.eval.sampler not in ("restart", "ddim", "ddim_ratio") or c.eval.ask != "zero"):
+        name, must = ("eval.ask", "'zero'") if c.eval.ask != "zero" else ("eval.sampler", "'restart' or 'ddim'")
+        refuse(name, c.eval[name[5:]], f"{must} for config.model.second_time = False, whose answers are jumps to 0")
+
+
+def the_teacher_is_used(c):
+    t, a, jumps = c.objective.teacher, c.objective.adversarial, c.objective.consistency
+    if not has_teacher(c):
+        if t.folder:
+            refuse("objective.teacher.folder", t.folder, "'' without consistency along a teacher and without adversarial: nothing asks it")
+        if c.model.guidance:
+            refuse("model.guidance", True, "False without a teacher: no guidance scale is drawn")
+        return
+    if c.path.name == "trig":
+        refuse("path.name", "trig", "'linear' beside a teacher; config.objective.consistency.form = 'trig' is sCM's own measure")
+    if c.model.guidance and jumps.share and jumps.velocity != "teacher":
+        refuse("model.guidance", True, "False for jumps along anything but a teacher: no scale is behind them")
+    if a.share and list(a.blocks) != sorted(set(a.blocks)):
+        refuse("objective.adversarial.blocks", a.blocks, "increasing")
+    if a.share and not a.weight:
+        refuse("objective.adversarial.weight", 0.0, "> 0 next to a share")
+    if a.share and c.train.steps < 2:
+        refuse("train.steps", c.train.steps, ">= 2 for adversarial: the heads take the first step, the network the second")
+
+
+def the_form_fits(c):
+    jumps = c.objective.consistency
+    if not jumps.share:
+        return
+    if jumps.form == "trig" and jumps.at_zero < 1:
+        refuse("objective.consistency.form", "trig", "'linear' for at_zero < 1: TrigFlow's consistency knows s = 0 alone")
+    if jumps.form == "trig" and jumps.weighting == "l1":
+        refuse("objective.consistency.weighting", "l1", "another for form = 'trig': it measures where the linear path's jump ends")
+    if jumps.prior and jumps.weighting == "l1":
+        refuse("objective.consistency.prior", True, "False for weighting = 'l1', which has no squares to weigh")
+
+
+def store_is_the_one_meant(c):
+    if c.data.kind != "store" or not c.data.holds:
+        return
+    if len(c.data.holds) != 6 or not all(c.data.holds[:5]):
+        refuse("data.holds", c.data.holds, "() or six numbers: rows, columns, channels, tokens, width, pooled width or 0")
+    if c.data.path:
+        index = read_index(c.data.path)
+        text = index["text"] or {"length": c.data.holds[3], "width": c.data.holds[4], "pooled": c.data.holds[5]}
+        found = (*index["picture"]["shape"], text["length"], text["width"], text["pooled"])
+        if found != tuple(c.data.holds):
+            refuse("data.holds", c.data.holds, f"(), or what the store holds: {found}")
+
+
+def mmdit_fits(c):
+    if c.model.net != "mmdit":
+        return
+    if c.model.patch != 2:
+        refuse("model.patch", c.model.patch, "2 for config.model.net = 'mmdit'")
+    if c.model.double > c.model.depth:
+        refuse("model.double", c.model.double, f"<= config.model.depth = {c.model.depth}")
+    if c.model.width % c.model.heads == 0 and (c.model.width // c.model.heads) % 4:
+        refuse("model.width", c.model.width, f"divisible by 4 * config.model.heads = {4 * c.model.heads} for 'mmdit', whose heads turn")
+    if c.model.text.encoder != "stored":
+        refuse("model.text.encoder", c.model.text.encoder, "stored for 'mmdit', which wants a pooled vector of each prompt")
+    if c.path.name != "linear":
+        refuse("path.name", c.path.name, "'linear' for config.model.net = 'mmdit'")
+
+
 def null_prompt_is_trained(c):
     if c.objective.prompt_dropout:
         return
@@ -130,10 +212,9 @@ def jumps_have_a_teacher(c):
         refuse("objective.consistency.weight", 0.0, "> 0 next to a share: samplers would trust jumps that nothing trains")
     if jumps.at_zero == 1 and jumps.s_min:
         refuse("objective.consistency.s_min", jumps.s_min, "0 for at_zero = 1: no row asks for s > 0")
-    if jumps.velocity == "data" and jumps.guidance != 1:
-        refuse(
-            "objective.consistency.guidance", jumps.guidance, "1 along the data; config.objective.consistency.velocity = 'ema' is guided"
-        )
+    if jumps.velocity != "ema" and jumps.guidance != 1:
+        other = "a teacher is asked under config.objective.teacher.scales" if jumps.velocity == "teacher" else "velocity = 'ema' is guided"
+        refuse("objective.consistency.guidance", jumps.guidance, f"1 along the {jumps.velocity}; {other}")
     if jumps.at_zero == 0 and jumps.guidance != 1:
         refuse("objective.consistency.guidance", jumps.guidance, "1 for at_zero = 0: only jumps to s = 0 are guided")
     if jumps.at_zero == 0 and jumps.s_min:
@@ -219,6 +300,7 @@ def albums_have_weights(c):
 RULES = (
     world_is_drawable,
     albums_have_weights,
+    store_is_the_one_meant,
     one_shift,
     some_objective,
     mesh_is_real,
@@ -231,6 +313,10 @@ RULES = (
     prompts_are_there,
     warmup_fits,
     one_meaning_of_s,
+    one_time_has_one_answer,
+    the_teacher_is_used,
+    the_form_fits,
+    mmdit_fits,
     null_prompt_is_trained,
     jumps_have_a_teacher,
     self_evaluation_is_trained,

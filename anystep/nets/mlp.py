@@ -1,5 +1,6 @@
 """A multilayer perceptron on points: the backbone of 2-D toys, with the same contract as the picture networks. A sample is [1, 1, D]."""
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from anystep.nets.blocks import TimeEmbedding
+from anystep.nets.sana import TOLD
 from anystep.path import LINEAR, compose
 from anystep.types import Model, Path
 
@@ -17,6 +19,8 @@ class Options(NamedTuple):
     depth: int = 3
     time_frequency: float = 4.0
     time_span: float = 16.0
+    second_time: bool = True
+    guidance: bool = False
 
 
 class Embed(nn.Module):
@@ -26,8 +30,12 @@ class Embed(nn.Module):
     def __call__(self, x, t, s, cond):
         mask = cond["mask"][..., None].astype(jnp.float32)
         text = jnp.sum(cond["features"] * mask, axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1.0)
-        e = TimeEmbedding(self.o.width, self.o.time_frequency, self.o.time_span, name="time")(t)
-        e = e + TimeEmbedding(self.o.width, self.o.time_frequency, self.o.time_span, zero=True, name="second_time")(t - s)
+        embedding = functools.partial(TimeEmbedding, self.o.width, self.o.time_frequency, self.o.time_span)
+        e = embedding(name="time")(t)
+        if self.o.second_time:
+            e = e + embedding(zero=True, name="second_time")(t - s)
+        if self.o.guidance:
+            e = e + embedding(zero=True, name="guidance")(cond["guidance"])
         return nn.Dense(self.o.width, name="point")(x.reshape(x.shape[0], -1)) + nn.Dense(self.o.width, name="text_in")(text), e
 
 
@@ -56,7 +64,7 @@ def build(options: Options, text_width: int, path: Path = LINEAR, ends="map", ga
     def init(key):
         k_embed, k_block, k_head = jax.random.split(key, 3)
         x, t, y = jnp.zeros((1, *o.shape)), jnp.zeros((1,)), jnp.zeros((1, o.width))
-        cond = {"features": jnp.zeros((1, 1, text_width)), "mask": jnp.ones((1, 1), bool)}
+        cond = {"features": jnp.zeros((1, 1, text_width)), "mask": jnp.ones((1, 1), bool), "guidance": t}
         return {
             "embed": embed_net.init(k_embed, x, t, t, cond)["params"],
             "blocks": jax.vmap(lambda k: block.init(k, y, y)["params"])(jax.random.split(k_block, o.depth)),
@@ -71,9 +79,10 @@ def build(options: Options, text_width: int, path: Path = LINEAR, ends="map", ga
     def blocks(params, h, lo, hi, capture=None):
         layers = jax.tree.map(lambda p: p[lo:hi], params["blocks"])
         y, _ = jax.lax.scan(lambda y, p: (block.apply({"params": p}, y, h["e"]), None), h["y"], layers)
-        return {**h, "y": y}, {}
+        return {**h, "y": y, "tokens": y[:, None]}, {}
 
     def head(params, h):
         return head_net.apply({"params": params["head"]}, h["y"]).reshape(-1, *o.shape)
 
-    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale))
+    told = TOLD if o.guidance else 0.0
+    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, told, shift, scale))

@@ -312,4 +312,5 @@ def build(options: Options, ends="none", gap=0.0, shift=0.0, scale=1.0, constrai
     def head(params, h):
         return unpack(Head(o).apply({"params": params["head"]}, h["tokens"], h["e"]), *h["x"].shape[1:3])
 
-    return compose(Model(LINEAR, ends, o.shape, init, None, embed, blocks, head, depth, None, gap, shift, scale, depth))
+    told = 1.0 if o.guidance else 0.0
+    return compose(Model(LINEAR, ends, o.shape, init, None, embed, blocks, head, depth, None, gap, told, shift, scale, depth))

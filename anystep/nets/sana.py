@@ -24,6 +24,7 @@ from anystep.nets.blocks import GatedConv, LayerNorm, Mlp, TimeEmbedding, modula
 from anystep.path import LINEAR, coefficients, compose
 from anystep.types import Model, Path
 
+TOLD = 0.1  # SANA-Sprint's unit of guidance
 SIGMA_MIN = 0.05  # an x0-prediction is not divided by less: the velocity of nearly clean pictures is noise of the network, magnified
 
 
@@ -241,7 +242,8 @@ def build(
         answer = sized(h["x"])[2].apply({"params": params["head"]}, h["tokens"], h["e"], h["stem"]).astype(jnp.float32)
         return answer if o.predicts == "v" else velocity_of_data(path, h["x"], answer, h["t"])
 
-    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, shift, scale, o.depth))
+    told = TOLD if o.guidance else 0.0
+    return compose(Model(path, ends, o.shape, init, None, embed, blocks, head, o.depth, None, gap, told, shift, scale, o.depth))
 
 
 def velocity_of_data(path, x, x0, t):

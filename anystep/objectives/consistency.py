@@ -16,11 +16,22 @@ another method (tests/test_objectives.py). g has zero mean at the exact flow map
 velocity; along the data there is also a bias of second order in the step, from the spread of v about its mean. Normalising g (`tangent`)
 buys calm with a bias.
 
+On the trig path (`form` = "trig") the same step reads, with n = sqrt(t^2 + (1 - t)^2) and F the network through Prop. 3.1,
+
+    g_trig = (1 - t) n [ (u - v) (r + (1 - r) (1 - t) / n^2) + r t du/dt ],      loss = || n u - sg[ n u - g_trig ] ||^2
+
+since F is n u plus what the weights do not reach: sCM's Eq. 8 to the last factor, its warm-up and its norm included, which are taken of
+g_trig. (1 - t) n is cos of the angle times n^2: the weight 1 / tan that sCM puts on <f, df/dt> is inside already, because the gradient of
+|| F - sg F - g ||^2 / 2 is exactly w <grad f, df/dt> with w = 1 / tan. SANA-Sprint's loop divides the squares by tan once more (`prior`):
+it pulls the weight to the clean end, whose steps need it least, and is off unless its released loop is to be met. Its law, log-normal in
+tan with (mean, std) for data of deviation 0.5, is the logit-normal of flow time with (mean + log 2, std): log(t / (1 - t)) = log tan.
+
 v is noise - x0 ("data"), or what the averaged weights answer at s = t under guidance ("ema"): the model is then the teacher of its own
-jumps, and guidance is inside them. With live weights on the right side of a step small models collapsed. Along its own velocity one input
-has one target, so that every distance has the same optimum; "l1" is then the better one, because where a network cannot yet tell two
-pictures apart it draws one of them and not both faintly. Before `start` every row asks s = t along the data, flow matching under the same
-weighting ("l1": as "huber", since the data have many answers): a teacher must have learned first.
+jumps, and guidance is inside them. Or a frozen network's guided answer ("teacher"), under each row's own scale. With live weights on the
+right side of a step small models collapsed. Along its own velocity one input has one target, so that every distance has the same optimum;
+"l1" is then the better one, because where a network cannot yet tell two pictures apart it draws one of them and not both faintly. Before
+`start` every row asks s = t along the data, flow matching under the same weighting ("l1": as "huber", since the data have many answers): a
+teacher must have learned first.
 """
 
 from typing import NamedTuple
@@ -32,15 +43,16 @@ from anystep import times, tree
 from anystep.arrays import expand, mean_square, rms
 from anystep.flow_map import total_derivative
 from anystep.guide import classifier_free
-from anystep.objectives.draws import draw_point
-from anystep.path import LINEAR, interpolate
+from anystep.objectives.draws import draw_point, moved_to_noise
+from anystep.path import LINEAR
 from anystep.times import LOGIT_NORMAL, TimeLaw
 from anystep.types import Objective
 from anystep.weighting import calm, l1, weighted
 
 
 class Teacher(NamedTuple):
-    """Along what a jump is learned. velocity: "data" | "ema"; guidance w of the latter at s = 0, within `interval` of the path's time.
+    """Along what a jump is learned. velocity: "data" | "ema" | "teacher"; guidance w at s = 0 within `interval` of the path's time, of a
+    teacher batch["scale"] instead.
 
     Jumps to s > 0 are never guided: as s nears t they must meet the plain velocity.
     """
@@ -66,6 +78,9 @@ def consistency(
     tangent="clip",
     weighting="adaptive",
     start=0,
+    form="linear",
+    c=0.1,
+    prior=False,
 ) -> Objective:
     """An Objective.
 
@@ -74,8 +89,10 @@ def consistency(
     the jumps learn from lower jumps, and what they know climbs node by node at the pace of the averages; with N from the whole walk.
     at_zero, s_min: see above. at_noise: share of rows at t = 1, where one step starts and where no continuous law puts a row. tangent:
     "none" | "clip" | "l2" | "rms" (see `weighting`); "clip" bounds the drift alone, which leaves the flow-matching part untouched, "l2" and
-    "rms" normalise the whole g as sCM and SANA-Sprint do. weighting: "none" | "adaptive" | "huber" | "l1" (of where the jump ends). r grows
-    over `warmup` steps after `start`. Metrics: t, tangent = rms of the drift before calming, error = the unweighted loss.
+    "rms" normalise the whole g as sCM and SANA-Sprint do, with their constant `c`. weighting: "none" | "adaptive" | "huber" | "l1" (of
+    where the jump ends) | "learned": exp(-lv) loss + lv by the role `weighting`. r grows over `warmup` steps after `start`. form "linear"
+    | "trig", prior: see above; "trig" is for at_zero = 1. Metrics: t, tangent = rms of the drift before calming, error = the unweighted
+    loss, weight = the learned one.
     """
 
     def objective(models, roles, batch, key, step):
@@ -86,7 +103,7 @@ def consistency(
         s = jnp.where(begun, _draw_s(point.t, at_zero, s_min, batch, key, step), point.t)
 
         def along(x, t):
-            return _answer(net, roles, batch, x, t, s, teacher) if teacher.velocity == "ema" else point.v
+            return point.v if teacher.velocity == "data" else _answer(models, roles, batch, x, t, s, teacher)
 
         if nodes:
             grid = times.grid(nodes, law.shift)
@@ -98,17 +115,29 @@ def consistency(
             u, drift = _derivative(net, roles, batch, point, s, v)
             share = 1.0
         r = jnp.clip((step - start + 1) / warmup, 0.0, 1.0) if warmup else 1.0
+        answer, size, keep = u, 1.0, 1.0
+        if form == "trig":
+            n = jnp.sqrt(jnp.square(point.t) + jnp.square(1.0 - point.t))
+            answer, size = expand(n, u) * u, expand((1.0 - point.t) * n, u)
+            keep = expand(r + (1.0 - r) * (1.0 - point.t) / jnp.square(n), u)
         if tangent == "clip":
-            g = (u - v) + r * calm(drift, "clip")
+            g = size * (keep * (u - v) + r * calm(drift, "clip"))
         else:
-            g = calm((u - v) + r * drift, tangent)
-        miss = u - jax.lax.stop_gradient(u - share * g)
+            g = calm(size * (keep * (u - v) + r * drift), tangent, c)
+        miss = answer - jax.lax.stop_gradient(answer - share * g)
         error = mean_square(miss)
-        if weighting == "l1":
+        metrics = {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}
+        if prior:
+            error = error * (1.0 - point.t) / jnp.maximum(point.t, TOUCHING)
+        if weighting == "learned":
+            told = batch["cond"].get("guidance")
+            lv = models["weighting"].of(roles.params["weighting"], point.t, told)
+            loss, metrics["weight"] = jnp.exp(-lv) * error + lv, jnp.exp(-lv)
+        elif weighting == "l1":
             loss = jnp.where(begun, l1(expand(point.t - s, miss) * miss), weighted(error, "huber"))
         else:
             loss = weighted(error, weighting)
-        return loss, {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}, {}
+        return loss, metrics, {}
 
     return objective
 
@@ -116,9 +145,7 @@ def consistency(
 def _draw(law, at_noise, begun, batch, key, step):
     """A point of the path; a share `at_noise` of the rows starts at t = 1 once the jumps have begun."""
     point = draw_point("consistency", LINEAR, law, batch, key, step)
-    chance = tree.uniform(tree.sample_keys(key, "consistency/at_noise", step, batch["index"]))
-    t = jnp.where(begun & (chance < at_noise), 1.0, point.t)
-    return point._replace(t=t, x_t=interpolate(LINEAR, batch["x0"], point.noise, t))
+    return moved_to_noise("consistency", point, jnp.where(begun, at_noise, 0.0), batch, key, step)
 
 
 def _draw_s(t, at_zero, s_min, batch, key, step):
@@ -132,16 +159,23 @@ def _draw_s(t, at_zero, s_min, batch, key, step):
     return jnp.where(tree.uniform(keys("at_zero")) < at_zero, 0.0, times.draw_below(t, keys("s"), s_min))
 
 
-def _answer(net, roles, batch, x, t, s, teacher):
-    """The velocity of the averaged weights at s = t, guided for rows that jump to 0."""
+def _answer(models, roles, batch, x, t, s, teacher):
+    """The velocity of the averaged weights or of the teacher at s = t, guided for rows that jump to 0. A teacher that is told the scale is
+    guided already."""
+    if teacher.velocity == "teacher":
+        net, weights, prompt, null = models["teacher"], roles.frozen["teacher"], batch["teacher_cond"], batch["teacher_null"]
+        scale = 1.0 if net.told else batch["scale"]
+    else:
+        net, weights, prompt, null = models["net"], roles.ema["net"], batch["ema_cond"], batch["ema_null"]
+        scale = teacher.guidance
 
     def under(cond):
-        return lambda x, t, s: net.velocity(roles.ema["net"], x, t, s, cond)
+        return lambda x, t, s: net.velocity(weights, x, t, s, cond)
 
-    velocity = under(batch["ema_cond"])
-    if teacher.guidance != 1.0:
-        scale = jnp.where(s > 0, 1.0, teacher.guidance)
-        velocity = classifier_free(under(batch["ema_null"]), scale, interval=teacher.interval)(velocity)
+    velocity = under(prompt)
+    if not (isinstance(scale, float) and scale == 1.0):
+        scale = jnp.where(s > 0, 1.0, scale)
+        velocity = classifier_free(under(null), scale, interval=teacher.interval)(velocity)
     return jax.lax.stop_gradient(velocity(x, t, t)[0])
 
 

@@ -26,9 +26,20 @@ class Term(NamedTuple):
 FAKE = "fake image"  # said before the prompt of a picture that the model made itself (Self-E, S.1.2)
 
 
-def prepare(models, roles, batch, key, step, dropout, fake=False):
-    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded, `fake` tokens if wanted (see `types.Batch`).
-    Differentiable through the text role."""
+class Guidance(NamedTuple):
+    """Of a teacher: the scales that each row draws one of, and whose mask its null prompt has, "own" | "prompt".
+
+    The released SANA-Sprint loop gives the null prompt the mask of the prompt that it stands in for, so that as many padding tokens are
+    attended to as the prompt has words: not what the teacher learned as its null prompt, hence "own" unless that loop is to be met.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    null_mask: str = "own"
+
+
+def prepare(models, roles, batch, key, step, dropout, fake=False, guidance: Guidance | None = None):
+    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded, `fake` tokens if wanted, what a teacher is
+    asked under `guidance` (see `types.Batch`). Differentiable through the text role."""
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
     null = jax.tree.map(jnp.asarray, text.tokenize([""]))
@@ -46,6 +57,8 @@ def prepare(models, roles, batch, key, step, dropout, fake=False):
         found |= {"ema_cond": jax.lax.stop_gradient(found["cond"]), "ema_null": found["null"]}
     else:
         found |= {"ema_cond": jax.lax.stop_gradient(text.encode(mean, tokens)), "ema_null": of_null(mean)}
+    if guidance:
+        found |= beside_teacher(models, found, guidance, tree.uniform(tree.sample_keys(key, "guidance", step, index)))
     return (
         more
         | found
@@ -55,6 +68,22 @@ def prepare(models, roles, batch, key, step, dropout, fake=False):
             "dropped": drop,
         }
     )
+
+
+def beside_teacher(models, found, guidance, chance):
+    """What else rows hold that a teacher answers: a scale each, the teacher's prompts, and the scale for networks that are told it."""
+    scale = jnp.asarray(guidance.scales, jnp.float32)[jnp.floor(chance * len(guidance.scales)).astype(jnp.int32)]
+
+    def told(model, cond):
+        return cond | {"guidance": model.told * scale} if model.told else cond
+
+    null = found["null"] | ({"mask": found["cond"]["mask"]} if guidance.null_mask == "prompt" else {})
+    its = {"teacher_cond": found["ema_cond"], "teacher_null": null}
+    return {
+        "scale": scale,
+        **{name: told(models["teacher"], cond) for name, cond in its.items()},
+        **{name: told(models["net"], found[name]) for name in ("cond", "null", "ema_cond", "ema_null")},
+    }
 
 
 def take_rows(batch, first, share, group):
@@ -68,14 +97,16 @@ def take_rows(batch, first, share, group):
     return jax.tree.map(take, batch)
 
 
-def mix(terms: list[Term], models, roles, batch, key, step):
+def mix(terms: list[Term], models, roles, batch, key, step, only=None):
     """(loss, metrics, buffers) of a prepared batch. Metrics are scalars: loss/<name>, its four time quarters loss/<name>/q1..q4 (q1 next
-    to data), <name>/<metric>."""
+    to data), <name>/<metric>. `only`: names of the terms that are computed, on their own rows as ever."""
     group = sum(term.share for term in terms)
     total, metrics, buffers, first = 0.0, {}, dict(roles.buffers), 0
     for term in terms:
         rows = take_rows(batch, first, term.share, group)
         first += term.share
+        if only is not None and term.name not in only:
+            continue
         loss, found, moved = term.objective(models, roles, rows, key, step)
         buffers.update(moved)
         part = term.weight * (term.share / group) * jnp.mean(loss)

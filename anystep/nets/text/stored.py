@@ -12,6 +12,8 @@ from anystep.nets.text.tokenizer import check
 from anystep.stores import Store
 from anystep.types import Text
 
+UNKNOWN = "config.data.path: no store yet; its shapes are those of config.data.holds, and that is all that can be told"
+
 
 def build(store: Store) -> Text:
     """UserError for a store of texts."""
@@ -31,6 +33,18 @@ def build(store: Store) -> Text:
         lengths = np.array([len(one.features) for one in found])
         tokens = {"features": features, "mask": np.arange(said["length"])[None] < lengths[:, None]}
         return tokens | ({"pooled": np.stack([one.pooled for one in found])} if said["pooled"] else {})
+
+    return Text(lambda key: {}, tokenize, encode, prepend)
+
+
+def absent(length, width, pooled) -> Text:
+    """The Text of a store that is not there yet: prompts of so many features and pooled numbers, for their shapes alone."""
+
+    def tokenize(prompts):
+        if any(prompts):
+            raise UserError(UNKNOWN)
+        tokens = {"features": np.zeros((len(prompts), length, width), np.float16), "mask": np.ones((len(prompts), length), bool)}
+        return tokens | ({"pooled": np.zeros((len(prompts), pooled), np.float16)} if pooled else {})
 
     return Text(lambda key: {}, tokenize, encode, prepend)
 

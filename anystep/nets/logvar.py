@@ -1,0 +1,32 @@
+"""The logarithm of a loss by time and guidance, learned beside it: exp(-lv) E + lv is least at lv = log E (2410.11081, App. D).
+
+SANA-Sprint hangs one linear layer on the student's own time embedding. Here it is a role of its own on a fixed table of the same kind: no
+gradient of a weight enters the student, and the layer means the same whatever the network is. It starts at zero.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from anystep.nets.blocks import sinusoid
+
+WIDTH, HIGHEST, SPAN = 256, 16.0, 256.0
+
+
+class Logvar(NamedTuple):
+    init: Callable  # key -> params
+    of: Callable  # (params, t [B] flow time, guidance [B] as the network is told it, or None) -> [B]
+
+
+def build(guided: bool) -> Logvar:
+    names = ("time", "guidance") if guided else ("time",)
+
+    def init(key):
+        return {"bias": jnp.zeros(())} | {name: jnp.zeros(WIDTH) for name in names}
+
+    def of(params, t, guidance):
+        said = dict(zip(names, (t, guidance), strict=False))
+        return params["bias"] + sum(sinusoid(said[name], WIDTH, HIGHEST, SPAN) @ params[name] for name in names)
+
+    return Logvar(init, of)

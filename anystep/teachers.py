@@ -1,0 +1,145 @@
+"""Networks that others trained, or an earlier run: as a frozen teacher, and as what a network of ours begins with.
+
+    FOLDER   config.json + weights.safetensors, ours or brought here from a peer      WORKDIR   its model/, so a run that has ended
+    a pipeline of diffusers, or what was made of it       its transformer/; text encoder and autoencoder stay where they are
+
+A teacher is known by the digest of its files, never copied into a checkpoint. What decides its answers must agree with the config, name by
+name: the encoder of prompts, the units of the data. Ours must have learned velocities: one that has only learned to jump has none to teach.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from anystep import weights
+from anystep.errors import UserError
+from anystep.files import digest
+from anystep.nets.build import build_net, build_text, shape_of
+from anystep.stores import TEXT, digest_of, key_of
+from anystep.weights import pipelines, port
+from anystep.weights.peers import find as find_peer
+
+FIELD = "config.objective.teacher.folder"
+AGREED = ("net", "heads", "cross_heads", "patch", "double", "attention", "ffn", "positions", "predicts", "shift", "scale")
+PEERS_OWN = ("qk_norm", "time_scale", "guidance", "second_time", "shape", "scan", "remat", "dtype", "text_width")
+
+
+class Place(NamedTuple):
+    """Where a network lies; `saved`: the config of one of ours, None of a peer's."""
+
+    folder: epath.Path
+    saved: dict | None
+
+
+def find(folder, field=FIELD, ended=True) -> Place:
+    """UserError for a folder that holds no network; `ended`: nor for the work directory of a run that goes on."""
+    folder = epath.Path(folder)
+    if (folder / weights.PIPELINE).exists():
+        return Place(folder / "transformer", None)
+    if not (folder / weights.CONFIG).exists():
+        raise UserError(f"{field} = {str(folder)!r}: is none of a model folder, a work directory or a pipeline")
+    try:
+        saved = json.loads((folder / weights.CONFIG).read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
+    if "peer" in saved or "_class_name" in saved:
+        return Place(folder, None)
+    if ended and not (folder / weights.WEIGHTS).exists():
+        if not (folder / "model" / weights.WEIGHTS).exists():
+            raise UserError(f"{field} = {str(folder)!r}: has no model/ yet, which a run leaves at its end (or `anystep ckpt export`)")
+        return Place(folder / "model", saved)
+    return Place(folder, saved)
+
+
+def digest_at(folder) -> str:
+    """SHA-256 of what decides a network's answers."""
+    place = find(folder)
+    if place.saved is None:
+        return digest_of(place.folder, ())
+    return key_of({name: digest(place.folder / name) for name in (weights.CONFIG, weights.WEIGHTS)})
+
+
+def check(config) -> None:
+    """UserError for a teacher that is not there or does not fit; reads no weights."""
+    if not config.objective.teacher.folder:
+        raise UserError(f"{FIELD} = '': must be a model folder, a work directory or a pipeline for the objectives that ask a teacher")
+    model_of(config)
+
+
+def has_text(config) -> bool:
+    """Whether the teacher's folder has text encoders of its own, which a store's features can be held against."""
+    return any((Path(config.objective.teacher.folder) / part).is_dir() for part in TEXT)
+
+
+def model_of(config, constrain=lambda x: x):
+    """The teacher's Model without weights, None for a config that names none."""
+    if not config.objective.teacher.folder:
+        return None
+    place = find(config.objective.teacher.folder)
+    _, text_width, pooled = build_text(config)
+    how = {name: config.model[name] for name in ("scan", "remat", "dtype")}
+    if place.saved is None:
+        if config.model.text.encoder != "stored":
+            raise UserError(f"config.model.text.encoder = {config.model.text.encoder!r}: must be stored beside {place.folder}, a peer's")
+        peer, options = peer_of(place.folder)
+        if options.text_width != text_width:
+            raise UserError(f"{FIELD}: {place.folder} reads features of width {options.text_width}, the store's have {text_width}")
+        return peer.build(options._replace(**how))._replace(ends="none")
+    saved, mine = ConfigDict(place.saved), config.model.text.to_dict()
+    try:
+        saved.model.update(how)
+        if not saved.objective.flow_matching.share:
+            raise UserError(f"{FIELD} = {config.objective.teacher.folder!r}: was not trained on flow matching, it has no velocity to teach")
+        for name, its in saved.model.text.to_dict().items():
+            if name != "folder" and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
+                raise UserError(f"config.model.text.{name} = {mine[name]!r}: the teacher's is {its!r}")
+        return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance)
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"{place.folder / weights.CONFIG}: not a config of this version ({error})") from None
+
+
+def load(config) -> dict[str, Any]:
+    """{"net": weights} and {"text": weights} where the teacher has trained its own, as numpy arrays. UserError for other files than those
+    that the run began with."""
+    teacher = config.objective.teacher
+    if teacher.digest and digest_at(teacher.folder) != teacher.digest:
+        raise UserError(f"{FIELD} = {teacher.folder!r}: holds another network than the one that the run or model began with")
+    place = find(teacher.folder)
+    if place.saved is None:
+        return {"net": port.load(place.folder)[2]}
+    params = weights.load_folder(place.folder)[1]
+    expected = jax.eval_shape(model_of(config).init, jax.random.key(0))
+    return params | {"net": weights.take(expected, params["net"])}
+
+
+def peer_of(folder):
+    """(Peer, options) of a peer's transformer, ours or theirs."""
+    config = port.peer_config(port.read_config(folder))
+    allowed = [name for name, kind in pipelines.KINDS.items() if kind.folder == "transformer"]
+    if config.get("_class_name") not in allowed:
+        raise UserError(f"{folder}: class {config.get('_class_name')!r} is no teacher, allowed {', '.join(allowed)}")
+    peer = find_peer(config, Path(folder) / weights.CONFIG)
+    return peer, peer.options(config)
+
+
+def beginning(config, net_options) -> Place:
+    """Where `config.init_from` is, whose network must be the config's but for what may be new (see `begin`). `net_options`: those of the
+    config's network, for peers. UserError by name."""
+    field = "config.init_from"
+    place = find(config.init_from, field, ended=False)
+    if place.saved is None:
+        compare(field, config.init_from, net_options._asdict(), peer_of(place.folder)[1]._asdict(), PEERS_OWN)
+        return place
+    own = place.saved.get("model", {})
+    compare(field, config.init_from, {name: config.model[name] for name in AGREED if name in own}, own)
+    return place
+
+
+def compare(field, folder, mine, its, free=()):
+    for name, value in mine.items():
+        if name not in free and name in its and its[name] != value:
+            raise UserError(f"{field} = {folder!r}: has {name} = {its[name]!r}, the config {value!r}")
