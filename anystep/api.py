@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from anystep import checkpoint, teachers, tree, weights
 from anystep import mesh as meshes
 from anystep.arrays import channels
-from anystep.config import from_dict
+from anystep.config import from_saved
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
@@ -124,14 +124,14 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
             raise UserError(f"model {str(name)!r}: a model folder has no step {step}; give the work directory")
         saved, params = weights.load_folder(folder)
         refuse_a_part(name, saved)
-        model = pipeline(from_dict(saved))
+        model = pipeline(from_saved(saved))
         return with_frozen(model, jax.device_put(weights.take(abstract_params(model, drawn_roles(model.config)), params)), text)
     try:
         saved = json.loads((folder / weights.CONFIG).read_text())
     except ValueError as error:
         raise UserError(f"{folder / weights.CONFIG}: not JSON ({error})") from None
     refuse_a_part(name, saved)
-    model = pipeline(from_dict(saved))
+    model = pipeline(from_saved(saved))
     averaged = [role for role in drawn_roles(model.config) if role in trained_roles(model.config)]
     found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model, averaged)}}, step=step, partial=True)
     if step not in (None, found):

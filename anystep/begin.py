@@ -7,7 +7,7 @@ import jax
 from anystep import logs, teachers, weights
 from anystep import mesh as meshes
 from anystep.api import frozen_text, load
-from anystep.config import flatten, from_dict
+from anystep.config import completed, flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
@@ -33,10 +33,10 @@ def check(config, workdir, begun, also):
         index = read_index(config.data.path) if config.data.kind == "store" else {"made_with": {}}
         if not begun and index["made_with"].get("text") and teachers.has_text(config):
             check_made_with(config.data.path, index, "text", config.objective.teacher.folder, teachers.FIELD)
-    path, now = workdir / "config.json", json.loads(json.dumps(config.to_dict()))
+    path, now = workdir / "config.json", in_json(flatten(config.to_dict()))
     if begun and path.exists():
         try:
-            before = json.loads(path.read_text())
+            before = in_json(completed(json.loads(path.read_text())))
         except ValueError as error:
             raise UserError(f"{path}: not JSON ({error}); put back what was there, or take a new folder") from None
         free = (*FREE, "data.path") if config.data.kind == "store" else FREE  # its key decides
@@ -82,16 +82,14 @@ def check_rows(config, devices):
         raise UserError(f"config.data.batch = {config.data.batch}: must be {must}")
 
 
-def differences(before, now, prefix=""):
-    """[("optim.lr", "config.optim.lr: 0.001 before, 0.002 now"), ...]."""
-    out = []
-    for name in sorted(set(before) | set(now)):
-        a, b, path = before.get(name), now.get(name), f"{prefix}{name}"
-        if isinstance(a, dict) and isinstance(b, dict):
-            out += differences(a, b, path + ".")
-        elif a != b:
-            out.append((path, f"config.{path}: {a!r} before, {b!r} now"))
-    return out
+def in_json(flat):
+    return json.loads(json.dumps(flat))
+
+
+def differences(before, now):
+    """[("optim.lr", "config.optim.lr: 0.001 before, 0.002 now"), ...] of two flat configs."""
+    paths = [path for path in sorted({*before, *now}) if before.get(path) != now.get(path)]
+    return [(path, f"config.{path}: {before.get(path)!r} before, {now.get(path)!r} now") for path in paths]
 
 
 def first_state(config, models, optimizers, shardings):

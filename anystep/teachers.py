@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 
 from anystep import weights
+from anystep.config import completed, typed
 from anystep.errors import UserError
 from anystep.files import digest
 from anystep.nets.build import build_net, build_text, shape_of
@@ -89,17 +89,14 @@ def model_of(config, constrain=lambda x: x):
         if options.text_width != text_width:
             raise UserError(f"{FIELD}: {place.folder} reads features of width {options.text_width}, the store's have {text_width}")
         return peer.build(options._replace(**how))._replace(ends="none")
-    saved, mine = ConfigDict(place.saved), config.model.text.to_dict()
-    try:
-        saved.model.update(how)
-        if not saved.objective.flow_matching.share:
-            raise UserError(f"{FIELD} = {config.objective.teacher.folder!r}: was not trained on flow matching, it has no velocity to teach")
-        for name, its in saved.model.text.to_dict().items():
-            if name != "folder" and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
-                raise UserError(f"config.model.text.{name} = {mine[name]!r}: the teacher's is {its!r}")
-        return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance)
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"{place.folder / weights.CONFIG}: not a config of this version ({error})") from None
+    saved, mine = typed(completed(place.saved)), config.model.text.to_dict()
+    saved.model.update(how)
+    if not saved.objective.flow_matching.share:
+        raise UserError(f"{FIELD} = {config.objective.teacher.folder!r}: was not trained on flow matching, it has no velocity to teach")
+    for name, its in saved.model.text.to_dict().items():
+        if name != "folder" and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
+            raise UserError(f"config.model.text.{name} = {mine[name]!r}: the teacher's is {its!r}")
+    return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance)
 
 
 def load(config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a config may say and how a command line becomes one. Import order inside: fields, rules.
+"""What a config may say and how a command line becomes one. Import order inside: fields, since, rules.
 
 A config file defines `get_config()` with every field of the table in `fields` and no other: there are no defaults elsewhere.
 A refusal is a UserError of one line with the field, its value and what is allowed, and comes before jax is imported.
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from anystep.config.fields import DATA, FIELDS, allowed, fit, parse
 from anystep.config.rules import RULES, refuse
+from anystep.config.since import SINCE
 from anystep.errors import UserError
 
 
@@ -56,9 +57,15 @@ def unknown(path, known):
 
 def from_dict(tree):
     """Nested or dotted dict (a get_config(), a saved config.json) -> locked ConfigDict, checked. Raises UserError."""
-    flat = flatten(tree)
-    kind = value_of("data.kind", FIELDS["data.kind"], flat)
-    known = fields_of(kind)
+    config = typed(flatten(tree))
+    for rule in RULES:
+        rule(config)
+    return config.lock()
+
+
+def typed(flat):
+    """{dotted path: value} -> ConfigDict, each field as the table has it; the rules between fields are not asked."""
+    known = fields_of(value_of("data.kind", FIELDS["data.kind"], flat))
     for path in flat:
         if path not in known:
             raise unknown(path, known)
@@ -69,10 +76,19 @@ def from_dict(tree):
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = value_of(path, field, flat)
-    config = ConfigDict(nested)
-    for rule in RULES:
-        rule(config)
-    return config.lock()
+    return ConfigDict(nested)
+
+
+def from_saved(tree):
+    """The same of what a run or a model saved, by an earlier version too."""
+    return from_dict(completed(tree))
+
+
+def completed(tree):
+    """A saved config, flat, with what later versions say and it does not."""
+    flat = flatten(tree)
+    known = fields_of(flat.get("data.kind"))
+    return {path: value for path, value in SINCE.items() if path in known} | flat
 
 
 def check(config):
