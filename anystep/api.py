@@ -20,7 +20,7 @@ from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.autoencoder import in_memory
-from anystep.nets.build import build_models, drawn_roles, has_teacher, text_folder, trained_roles
+from anystep.nets.build import build_models, drawn_roles, text_folder, trained_roles
 from anystep.nets.sana import TOLD
 from anystep.path import from_flow_time
 from anystep.sampling import asked_by, make, on_whole_steps, whole_step
@@ -88,9 +88,9 @@ def drawing_of(config, codec=None) -> Drawing:
 def learned_scale(config):
     """The guidance inside a network's jumps; of several that were drawn at random, the mean."""
     learned, scales = config.objective.consistency, config.objective.teacher.scales
-    if has_teacher(config):
-        return sum(scales) / len(scales)
-    return learned.guidance if learned.share else 1.0
+    if not learned.share:
+        return 1.0
+    return sum(scales) / len(scales) if learned.velocity == "teacher" else learned.guidance
 
 
 def told_by(config):
@@ -136,7 +136,10 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
     found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model, averaged)}}, step=step, partial=True)
     if step not in (None, found):
         raise UserError(f"model {str(name)!r}: step {step} cannot be read, {found} can")
-    return with_frozen(model, state["ema"][EMA], text)
+    params, exported = state["ema"][EMA], folder / "model"
+    if "text" in drawn_roles(model.config) and "text" not in params and (exported / weights.WEIGHTS).exists():  # the teacher may be gone
+        params = params | {"text": jax.device_put(weights.load_folder(exported)[1]["text"])}
+    return with_frozen(model, params, text)
 
 
 def with_frozen(model: Pipeline, params, text=None) -> tuple[Pipeline, dict]:

@@ -1,5 +1,6 @@
 """Before the first step of a run: what is refused, and the state it begins with."""
 
+import fnmatch
 import json
 
 import jax
@@ -93,17 +94,28 @@ def differences(before, now):
 
 
 def first_state(config, models, optimizers, shardings):
-    """Fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be missing there, and the
-    roles that only training knows are."""
+    """(state, what of it is new): fresh weights, made in place under their shardings, or those of `init_from` where it has them: NEW may be
+    missing there, and the roles that only training knows are."""
     window = config.train.guard.window
     state = jax.jit(lambda: init_state(models, optimizers, config.seed, window), out_shardings=shardings)()
     if not config.init_from:
-        return state
+        return state, ""
     _, text_width, pooled = build_text(config)
     options = options_of(config.model, shape_of(config.data), text_width, pooled) if config.model.net != "mlp" else None
     place = teachers.beginning(config, options)
     loaded = {"net": port.load(place.folder)[2]} if place.saved is None else load(config.init_from)[1]
     found = {role: loaded[role] for role in state.params if role in loaded}
-    params = state.params | weights.take({role: state.params[role] for role in found}, found, NEW)
+    fresh = {role: state.params[role] for role in found}
+    params = state.params | weights.take(fresh, found, NEW)
     state = state._replace(params=params, ema={EMA: averaged(params)})
-    return jax.device_put(state, shardings)
+    missing = weights.match(fresh, found).missing
+    new = [pattern for pattern in NEW if fnmatch.filter(missing, pattern)] + [role for role in state.params if role not in found]
+    return jax.device_put(state, shardings), ", ".join([*new, *clock_of(place, options)])
+
+
+def clock_of(place, options):
+    """What is to be said of a beginning whose network counts another time than the config's."""
+    its = teachers.peer_of(place.folder)[1] if place.saved is None else None
+    if its is None or getattr(its, "time_scale", 1.0) == getattr(options, "time_scale", 1.0):
+        return []
+    return [f"a clock that counts to {options.time_scale:g} and not to {its.time_scale:g}"]

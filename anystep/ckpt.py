@@ -80,11 +80,11 @@ def export(workdir, step, out, dtype):
     import numpy as np
 
     from anystep import api, weights
-    from anystep.nets.build import trained_roles
+    from anystep.nets.build import drawn_roles
 
     out = flags.folder(out, "--out")
     model, params = api.load(workdir, step)
-    params = {role: params[role] for role in trained_roles(model.config)}
+    params = {role: params[role] for role in drawn_roles(model.config)}
     arrays = jax.tree.map(lambda leaf: np.asarray(leaf).astype(jnp.dtype(dtype)), params)
     weights.save_folder(out, json.loads(json.dumps(model.config.to_dict())), arrays)
     size = (out / weights.WEIGHTS).stat().length

@@ -23,7 +23,7 @@ class Recovery:
         self.guard, self.rewinds, self.last = config.train.guard, info["rewinds"] if info else 0, start
         self.wait = lambda: True  # for the last save; whether it was written
         self.sound = max(sound_steps(workdir, start), default=None)
-        in_row = int(state.guard.in_row)
+        in_row = int(state.guard.in_row.max())
         self.recent = deque([max(in_row - 1, 0), in_row])  # disbelieved in a row after each of the last two steps
 
     def settle(self, metrics) -> bool:
@@ -42,7 +42,7 @@ class Recovery:
         """Starts to write a checkpoint, once the one before is written; waits for the first, so that a run gets further however often it is
         killed from then on."""
         self.wait()
-        in_row = int(state.guard.in_row)
+        in_row = int(state.guard.in_row.max())
         info = {"config": self.config.to_dict(), "in_row": in_row, "regular": self.due(step), "rewinds": self.rewinds}
         if info["regular"] and not in_row:
             self.sound = step

@@ -17,7 +17,7 @@ from jax import Array
 
 class Window(NamedTuple):
     """The believed steps: a ring of the last ones, how many since the ring was emptied; all disbelieved ones, those of them in a row. Where
-    steps of several kinds take turns, losses, norms and seen have the kind first: each is compared with its own."""
+    steps of several kinds take turns, all but `skipped` have the kind first: each is compared with its own."""
 
     losses: Array  # [W]
     norms: Array  # [W], logarithms
@@ -30,22 +30,21 @@ def empty(size: int, kinds: int = 1) -> Window:
     """Buffers of their own, because a state is donated."""
     first = (kinds,) if kinds > 1 else ()
     rings = (jnp.zeros((*first, size), jnp.float32) for _ in range(2))
-    return Window(*rings, jnp.zeros(first, jnp.int32), *(jnp.zeros((), jnp.int32) for _ in range(2)))
+    return Window(*rings, *(jnp.zeros(shape, jnp.int32) for shape in (first, (), first)))
 
 
 def of_kind(window: Window, kind: int) -> Window:
     """The window of one kind of steps."""
     if window.losses.ndim == 1:
         return window
-    return window._replace(losses=window.losses[kind], norms=window.norms[kind], seen=window.seen[kind])
+    return Window(window.losses[kind], window.norms[kind], window.seen[kind], window.skipped, window.in_row[kind])
 
 
 def put_kind(window: Window, kind: int, new: Window) -> Window:
     """`window` after a step of that kind."""
     if window.losses.ndim == 1:
         return new
-    rings = {name: getattr(window, name).at[kind].set(getattr(new, name)) for name in ("losses", "norms", "seen")}
-    return new._replace(**rings)
+    return new._replace(**{name: getattr(window, name).at[kind].set(getattr(new, name)) for name in ("losses", "norms", "seen", "in_row")})
 
 
 def emptied_at(window: Window, step, phases: tuple[int, ...]) -> Window:

@@ -18,13 +18,15 @@ from anystep import weights
 from anystep.config import completed, typed
 from anystep.errors import UserError
 from anystep.files import digest
-from anystep.nets.build import build_net, build_text, shape_of
+from anystep.nets import sana
+from anystep.nets.build import build_net, build_text, has_teacher, shape_of
 from anystep.stores import TEXT, digest_of, key_of
 from anystep.weights import pipelines, port
 from anystep.weights.peers import find as find_peer
 
 FIELD = "config.objective.teacher.folder"
-AGREED = ("net", "heads", "cross_heads", "patch", "double", "attention", "ffn", "positions", "predicts", "shift", "scale")
+AGREED = ("net", "heads", "cross_heads", "patch", "double", "attention", "ffn", "positions", "predicts", "time_frequency", "time_span")
+AGREED += ("shift", "scale")
 PEERS_OWN = ("qk_norm", "time_scale", "guidance", "second_time", "shape", "scan", "remat", "dtype", "text_width")
 
 
@@ -88,13 +90,21 @@ def model_of(config, constrain=lambda x: x):
         peer, options = peer_of(place.folder)
         if options.text_width != text_width:
             raise UserError(f"{FIELD}: {place.folder} reads features of width {options.text_width}, the store's have {text_width}")
+        if isinstance(options, sana.Options) and options.guidance:
+            said = "is told its guidance, so it is a student of SANA-Sprint: its answers are jumps to data, not velocities"
+            raise UserError(f"{FIELD}: {place.folder} {said}")
         return peer.build(options._replace(**how))._replace(ends="none")
     saved, mine = typed(completed(place.saved)), config.model.text.to_dict()
     saved.model.update(how)
-    if not saved.objective.flow_matching.share:
+    o = saved.objective
+    if not (o.flow_matching.share and o.flow_matching.weight):
         raise UserError(f"{FIELD} = {config.objective.teacher.folder!r}: was not trained on flow matching, it has no velocity to teach")
+    if not o.prompt_dropout and set(config.objective.teacher.scales) != {1.0}:
+        scales = f"config.objective.teacher.scales = {tuple(config.objective.teacher.scales)}"
+        raise UserError(f"{scales}: must be 1, because the teacher has never learned without a prompt (its prompt_dropout is 0)")
     for name, its in saved.model.text.to_dict().items():
-        if name != "folder" and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
+        unpinned = name == "folder" or (name == "digest" and not mine[name])
+        if not unpinned and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
             raise UserError(f"config.model.text.{name} = {mine[name]!r}: the teacher's is {its!r}")
     return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance)
 
@@ -129,7 +139,11 @@ def beginning(config, net_options) -> Place:
     field = "config.init_from"
     place = find(config.init_from, field, ended=False)
     if place.saved is None:
-        compare(field, config.init_from, net_options._asdict(), peer_of(place.folder)[1]._asdict(), PEERS_OWN)
+        mine, its = net_options._asdict(), peer_of(place.folder)[1]._asdict()
+        compare(field, config.init_from, mine, its, PEERS_OWN)
+        if has_teacher(config) and mine.get("time_scale") != its.get("time_scale"):
+            clock = f"has a clock that counts to {its['time_scale']:g}, a student's counts to {mine['time_scale']:g}"
+            raise UserError(f"{field} = {config.init_from!r}: {clock}; flow matching comes first (see configs/sana_sprint_600m.py)")
         return place
     own = place.saved.get("model", {})
     compare(field, config.init_from, {name: config.model[name] for name in AGREED if name in own}, own)

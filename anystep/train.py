@@ -61,12 +61,14 @@ def dry_run(config):
 
     mesh, models, optimizers, abstract, shardings, whole = build(config)
     sizes = {role: tree.count(params) for role, params in abstract.params.items()}
-    sizes |= {role: count for role, params in abstract_frozen(models, optimizers).items() if (count := tree.count(params))}
+    frozen = abstract_frozen(models, optimizers)
+    sizes |= {role: count for role, params in frozen.items() if (count := tree.count(params))}
     step_flops = count_flops(config, models, optimizers, abstract_batch(config, models))
     facts = {
         "parameters": sizes,
         "flops_per_step": step_flops,
         "state_bytes_per_device": meshes.state_bytes(abstract, shardings),
+        "frozen_bytes_per_device": meshes.state_bytes(frozen, meshes.shard_rule(frozen, mesh)[0]),
         "unsharded": whole,
         "devices": mesh.size,
         "device": jax.devices()[0].device_kind,
@@ -126,8 +128,8 @@ def train(config, workdir, processes, began):
             start, state, info = checkpoint.restore(workdir, target, stream)
             said = f"going on from step {start}"
         else:
-            start, state, info = 0, begin.first_state(config, models, optimizers, shardings), None
-            said = f"starting from {config.init_from}" if config.init_from else "starting from fresh weights"
+            start, (state, new), info = 0, begin.first_state(config, models, optimizers, shardings), None
+            said = f"starting from {config.init_from or 'fresh weights'}{f', but for {new}' if new else ''}"
 
         frozen = begin.frozen_params(config, mesh)
 

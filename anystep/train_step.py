@@ -129,7 +129,7 @@ def make_gradients(config, models, roles):
     if kinds(config) == 1:
         return [gradient(loss, roles)]
     others = tuple(role for role in roles if role != HEADS)
-    names = {"adversarial": ("adversarial",), "consistency": tuple(t.name for t in make_terms(config) if t.name != "adversarial")}
+    names = {"adversarial": ("adversarial",), "others": tuple(t.name for t in make_terms(config) if t.name != "adversarial")}
     parts = {name: gradient(loss, others, only) for name, only in names.items() if only}
 
     def generate(roles, batch, step):
@@ -180,7 +180,7 @@ def make_train_step(config, models, optimizers, shardings=None, batch_sharding=N
         before, after = (state.params, state.opt, state.ema, state.buffers), (params, opt, ema, buffers)
         moved = jax.tree.map(lambda new, old: new if new is old else jnp.where(good, new, old), after, before)
         window = spikes.put_kind(state.guard, kind, spikes.after(window, metrics["loss"], norm, good))
-        metrics |= {"guard/skipped": window.skipped, "guard/in_row": window.in_row}
+        metrics |= {"guard/skipped": window.skipped, "guard/in_row": jnp.max(window.in_row)}
         return TrainState(state.step + 1, *moved, window), metrics
 
     def train_step(state: TrainState, frozen, batch):

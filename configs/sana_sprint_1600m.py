@@ -17,11 +17,14 @@ The first stage, for a SANA without q/k norms whose clock counts 1,000 steps: fl
 
     anystep train --config sana_sprint_1600m --workdir runs/teacher --config.data.path=STORE --config.init_from=SANA \
         --config.model.guidance=False --config.objective.flow_matching.share=1 --config.objective.consistency.share=0 \
-        --config.objective.adversarial.share=0 --config.objective.prompt_dropout=0.1 --config.optim.lr=2e-5 --config.train.steps=5000 \
+        --config.objective.adversarial.share=0 --config.objective.prompt_dropout=0.1 --config.optim.lr=2e-5 \
+        --config.optim.warmup=250 --config.train.steps=5000 \
+        --config.objective.time.mean=0.0 --config.objective.time.std=1.0 \
         --config.data.batch=1024 --config.eval.sampler=dpm --config.eval.ask=now
 
 What is the paper's and what the released loop's: batch, lr, clip, tangent warm-up (4,000 steps of both kinds there, 2,000 of the student's
-here) and weights are theirs; the norm of the tangent is by root mean square and nothing is divided by its angle twice (see
+here) are theirs. So are the weights: each loss has one half of the rows here, all of them there, hence 2 and 1 for 1 and 0.5; the EMA is
+ours, the loop has none. The norm of the tangent is by root mean square and nothing is divided by its angle twice (see
 objectives/consistency.py), so that the learned weight need not fall by e^10 before consistency counts; AdamW stands in for CAME.
 """
 
@@ -92,7 +95,7 @@ def get_config():
                 ),
                 consistency=dict(
                     share=1,
-                    weight=1.0,
+                    weight=2.0,
                     start=0,
                     at_zero=1.0,
                     s_min=0.0,
@@ -111,7 +114,7 @@ def get_config():
                 ),
                 adversarial=dict(
                     share=1,
-                    weight=0.5,
+                    weight=1.0,
                     blocks=(2, 8, 14, 19),
                     at_noise=0.5,
                     mean=0.093,

@@ -81,7 +81,7 @@ def get_config():
                 ),
                 consistency=dict(
                     share=1,
-                    weight=1.0,
+                    weight=2.0,
                     start=0,
                     at_zero=1.0,
                     s_min=0.0,
@@ -100,7 +100,7 @@ def get_config():
                 ),
                 adversarial=dict(
                     share=1,
-                    weight=0.5,
+                    weight=1.0,
                     blocks=(6, 14, 28, 42),
                     at_noise=0.5,
                     mean=0.093,

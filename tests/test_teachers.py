@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import anystep
-from anystep import api, begin, checkpoint, teachers, train, weights
+from anystep import api, begin, checkpoint, ckpt, teachers, train, weights
 from anystep import config as configs
 from anystep.errors import UserError
 from anystep.nets.build import training_models
@@ -80,12 +80,22 @@ def test_what_does_not_fit_is_refused_by_name(shapes, values, says):
         training_models(config, teacher=teachers.model_of(config))
 
 
-def test_one_that_only_jumps_is_no_teacher(shapes, tmp_path):
+@pytest.mark.parametrize("field, value, says", [("share", 0, "no velocity to teach"), ("weight", 0.0, "no velocity to teach")])
+def test_one_that_only_jumps_is_no_teacher(shapes, tmp_path, field, value, says):
     saved, params = weights.load_folder(tmp_path / "teacher")
-    saved["objective"]["flow_matching"]["share"], saved["objective"]["consistency"]["share"] = 0, 1
+    saved["objective"]["flow_matching"][field] = value
     weights.save_folder(tmp_path / "teacher", saved, params)
-    with pytest.raises(UserError, match="no velocity to teach"):
+    with pytest.raises(UserError, match=says):
         teachers.check(shapes)
+
+
+def test_one_that_never_drew_without_a_prompt_is_not_guided(shapes, tmp_path):
+    saved, params = weights.load_folder(tmp_path / "teacher")
+    saved["objective"]["prompt_dropout"] = 0.0
+    weights.save_folder(tmp_path / "teacher", saved, params)
+    with pytest.raises(UserError, match=r"teacher\.scales = .*: must be 1"):
+        teachers.check(shapes)
+    teachers.check(changed(shapes, objective__teacher__scales=(1.0,)))
 
 
 def test_a_student_begins_as_its_teacher_with_a_living_embedding_of_the_scale(shapes):
@@ -102,9 +112,13 @@ def test_a_student_begins_as_its_teacher_with_a_living_embedding_of_the_scale(sh
 
 
 def first(config, models, optimizers):
+    return begin.first_state(config, models, optimizers, on_one_device(config, models, optimizers))[0]
+
+
+def on_one_device(config, models, optimizers):
     abstract = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return begin.first_state(config, models, optimizers, jax.tree.map(lambda _: one, abstract))
+    return jax.tree.map(lambda _: one, abstract)
 
 
 SANA = FIXTURES / "pipeline_sana_flow"  # without q/k norms, its clock counts 1,000 steps
@@ -124,7 +138,8 @@ def test_a_sana_of_others_is_where_a_teacher_begins(tmp_path):
     """Its network alone is read; q/k norms and second time are new, and what must agree is named."""
     config = beside_sana(tmp_path, f"--config.init_from={SANA}")
     models, optimizers = training_models(config), make_optimizers(config)
-    state = first(config, models, optimizers)
+    state, new = begin.first_state(config, models, optimizers, on_one_device(config, models, optimizers))
+    assert all(part in new for part in ("second_time", "q_norm", "a clock that counts to 1 and not to 1000"))
     its, mine = paths(port.load(SANA / "transformer")[2]), paths(state.params["net"])
     for name, leaf in its.items():
         np.testing.assert_array_equal(mine[name], leaf)
@@ -184,6 +199,12 @@ def test_a_student_of_two_kinds_of_steps_trains_resumes_and_stands_alone(tmp_pat
     (tmp_path / "teacher").rename(tmp_path / "gone")
     b, q = anystep.load(tmp_path / "run" / "model")
     np.testing.assert_array_equal(anystep.sample(b, q, ["a red ring"], steps=2, guide=2.5), drawn)
-    assert drawn.shape == other.shape and api.drawing_of(a.config).told == 0.1
+    assert api.drawing_of(a.config).told == 0.1 and np.any(drawn != other)
+    c, r = anystep.load(tmp_path / "run")  # with the text encoder of its model folder
+    np.testing.assert_array_equal(anystep.sample(c, r, ["a red ring"], steps=2, guide=2.5), drawn)
+    assert not ckpt.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    d, s = anystep.load(tmp_path / "out")
+    np.testing.assert_array_equal(anystep.sample(d, s, ["a red ring"], steps=2, guide=2.5), drawn)
+    (tmp_path / "run" / "model").rename(tmp_path / "moved")
     with pytest.raises(UserError, match="teacher"):
         anystep.load(tmp_path / "run")

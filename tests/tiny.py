@@ -18,7 +18,7 @@ ALL_OBJECTIVES = (
     "--config.objective.self_evaluation.share=1",
     "--config.objective.consistency.share=1",
 )
-FLOW = ("flow_matching.share=1", "self_evaluation.share=0", "consistency.share=0", "adversarial.share=0")
+FLOW = ("flow_matching.share=1", "self_evaluation.share=0", "consistency.share=0", "adversarial.share=0", "prompt_dropout=0.1")
 
 
 def arguments(name, folder, *more):

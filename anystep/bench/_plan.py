@@ -51,9 +51,8 @@ class Run(NamedTuple):
 
 
 def unpinned(saved):
-    """A saved config without what a run wrote down at its start."""
-    saved["objective"]["teacher"]["digest"] = ""
-    return saved
+    """A saved config, flat, without what a run wrote down at its start."""
+    return json.loads(json.dumps(configs.completed(saved) | {"objective.teacher.digest": ""}))
 
 
 def read(name):

@@ -152,7 +152,7 @@ FIELDS = {
     "train.sample_every": whole("steps between sample pictures, 0 = none", 0),
     "train.guard.sigma": real("deviations above the last steps' mean from which a loss or gradient is not believed", 1.0, 1e6),
     "train.guard.window": whole("last steps that it looks back over", 2, 10_000),
-    "train.guard.patience": whole("disbelieved steps in a row after which the run goes back to a checkpoint", 1),
+    "train.guard.patience": whole("disbelieved steps of one kind in a row after which the run goes back to a checkpoint", 1),
     "train.guard.rewinds": whole("times that it goes back before it gives up", 0),
     "eval.steps": many("numbers of steps to report, increasing", whole("", 1, 1000)),
     "eval.prompts": whole("pictures drawn for each number of steps", 1),

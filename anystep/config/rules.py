@@ -102,19 +102,28 @@ def prompts_are_there(c):
         refuse("model.text.folder", text.folder, f"'' for config.model.text.encoder = {text.encoder!r}")
 
 
+def own_steps(c):
+    """(how many steps train the network, how a refusal calls them): beside adversarial every other one."""
+    if c.objective.adversarial.share:
+        return c.train.steps // 2, f"{c.train.steps // 2}, half of config.train.steps, the other half is the heads'"
+    return c.train.steps, f"config.train.steps = {c.train.steps}"
+
+
 def warmup_fits(c):
-    if c.optim.warmup > c.train.steps:
-        refuse("optim.warmup", c.optim.warmup, f"<= config.train.steps = {c.train.steps}")
+    steps, called = own_steps(c)
+    if c.optim.warmup > steps:
+        refuse("optim.warmup", c.optim.warmup, f"<= {called}")
 
 
 def one_meaning_of_s(c):
     """Self-E asks that the re-noised answer is right at level s, MeanFlow for the end of the path at s: they agree at s = t only."""
-    if not (c.objective.self_evaluation.share and c.objective.consistency.share):
+    jumps = [name for name in ("consistency", "adversarial") if c.objective[name].share]
+    if not (c.objective.self_evaluation.share and jumps):
         return
-    if (share := c.objective.consistency.at_zero) < 1:
+    if "consistency" in jumps and (share := c.objective.consistency.at_zero) < 1:
         refuse("objective.consistency.at_zero", share, "1 next to self_evaluation: on 0 < s < t they ask one input for two answers")
     if c.objective.self_evaluation.s_min == 0:
-        refuse("objective.self_evaluation.s_min", 0.0, "> 0 next to consistency, which owns s = 0: its limit there is another answer")
+        refuse("objective.self_evaluation.s_min", 0.0, f"> 0 next to {jumps[0]}, which owns s = 0: its limit there is another answer")
 
 
 def one_time_has_one_answer(c):
@@ -147,6 +156,8 @@ def the_teacher_is_used(c):
         refuse("path.name", "trig", "'linear' beside a teacher; config.objective.consistency.form = 'trig' is sCM's own measure")
     if c.model.guidance and jumps.share and jumps.velocity != "teacher":
         refuse("model.guidance", True, "False for jumps along anything but a teacher: no scale is behind them")
+    if c.model.guidance and c.objective.flow_matching.share:
+        refuse("model.guidance", True, "False next to flow_matching, whose velocities no scale is behind")
     if a.share and list(a.blocks) != sorted(set(a.blocks)):
         refuse("objective.adversarial.blocks", a.blocks, "increasing")
     if a.share and not a.weight:
@@ -161,6 +172,8 @@ def the_form_fits(c):
         return
     if jumps.form == "trig" and jumps.at_zero < 1:
         refuse("objective.consistency.form", "trig", "'linear' for at_zero < 1: TrigFlow's consistency knows s = 0 alone")
+    if jumps.form == "trig" and jumps.at_noise:
+        refuse("objective.consistency.at_noise", jumps.at_noise, "0 for form = 'trig', whose step is nothing at t = 1")
     if jumps.form == "trig" and jumps.weighting == "l1":
         refuse("objective.consistency.weighting", "l1", "another for form = 'trig': it measures where the linear path's jump ends")
     if jumps.prior and jumps.weighting == "l1":
@@ -227,8 +240,9 @@ def jumps_have_a_teacher(c):
         refuse("objective.consistency.hops", jumps.hops, f"<= config.objective.consistency.nodes = {jumps.nodes}, or 1 by the derivative")
     if jumps.hops > 1 and jumps.velocity == "data":
         refuse("objective.consistency.hops", jumps.hops, "1 along the data, a straight line that only its first point belongs to")
-    if jumps.start >= c.train.steps:
-        refuse("objective.consistency.start", jumps.start, f"< config.train.steps = {c.train.steps}: no jump would be trained")
+    steps, called = own_steps(c)
+    if jumps.start >= steps:
+        refuse("objective.consistency.start", jumps.start, f"< {called}: no jump would be trained")
     if jumps.velocity == "ema" and not (c.objective.flow_matching.share and c.objective.flow_matching.weight):
         refuse("objective.consistency.velocity", "ema", "'data' without config.objective.flow_matching.share: nothing else trains s = t")
     if jumps.interval[0] >= jumps.interval[1]:
@@ -241,8 +255,9 @@ def self_evaluation_is_trained(c):
         return
     if not e.weight:
         refuse("objective.self_evaluation.weight", 0.0, "> 0 next to a share: samplers would trust answers that nothing trains")
-    if e.start + e.anneal >= c.train.steps:
-        must = f"less than config.train.steps = {c.train.steps} together with anneal = {e.anneal}"
+    steps, called = own_steps(c)
+    if e.start + e.anneal >= steps:
+        must = f"less than {called} together with anneal = {e.anneal}"
         refuse("objective.self_evaluation.start", e.start, must)
 
 
@@ -250,9 +265,9 @@ def the_fake_term_is_trained(c):
     e = c.objective.self_evaluation
     if not (e.share and e.auxiliary_k < 1):
         return
-    most = c.train.steps - e.auxiliary_warmup
+    most = own_steps(c)[0] - e.auxiliary_warmup
     if not e.start <= e.auxiliary_start < most:
-        must = f">= config.objective.self_evaluation.start = {e.start} and < {most}, train.steps less auxiliary_warmup"
+        must = f">= config.objective.self_evaluation.start = {e.start} and < {most}, the steps less auxiliary_warmup"
         refuse("objective.self_evaluation.auxiliary_start", e.auxiliary_start, must)
     if e.auxiliary_weight == 0:
         refuse("objective.self_evaluation.auxiliary_weight", 0.0, "> 0 for auxiliary_k < 1: a fake that nothing trains would steer")

@@ -27,6 +27,6 @@ def build(guided: bool) -> Logvar:
 
     def of(params, t, guidance):
         said = dict(zip(names, (t, guidance), strict=False))
-        return params["bias"] + sum(sinusoid(said[name], WIDTH, HIGHEST, SPAN) @ params[name] for name in names)
+        return params["bias"] + WIDTH**-0.5 * sum(sinusoid(said[name], WIDTH, HIGHEST, SPAN) @ params[name] for name in names)
 
     return Logvar(init, of)

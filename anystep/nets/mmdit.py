@@ -66,7 +66,7 @@ class Embed(nn.Module):
         text = nn.Dense(o.width, dtype=dtype, name="text_in")(cond["features"].astype(dtype))
         e = TimeEmbedding(o.width, 1.0, name="time")(CLOCK * t)
         if o.guidance:
-            e = e + TimeEmbedding(o.width, 1.0, name="guidance")(CLOCK * cond["guidance"])
+            e = e + TimeEmbedding(o.width, 1.0, zero=True, name="guidance")(CLOCK * cond["guidance"])
         pooled = nn.Dense(o.width, name="pooled_in")(cond["pooled"].astype(jnp.float32))
         e = e + nn.Dense(o.width, name="pooled_out")(nn.silu(pooled))
         if o.second_time:
