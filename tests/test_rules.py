@@ -113,7 +113,19 @@ TAUGHT = ONE_TIME | dict(
 HEADS = TAUGHT | dict(objective__adversarial__share=1)
 RULES += [
     (ONE_TIME | dict(objective__self_evaluation__share=1), "objective.self_evaluation.share", dict(model__second_time=True)),
-    (TAUGHT | dict(objective__flow_matching__share=1), "objective.flow_matching.share", dict(model__second_time=True)),
+    (
+        TAUGHT | dict(objective__flow_matching__share=1),
+        "objective.flow_matching.share",
+        dict(model__second_time=True, model__guidance=False),
+    ),
+    (TAUGHT | dict(objective__flow_matching__share=1, model__second_time=True), "model.guidance", dict(model__guidance=False)),
+    (HEADS | dict(objective__consistency__start=99, train__steps=100), "objective.consistency.start", dict(train__steps=200)),
+    (
+        HEADS | dict(objective__consistency__form="trig", objective__consistency__at_noise=0.5),
+        "objective.consistency.at_noise",
+        dict(objective__consistency__form="linear"),
+    ),
+    (HEADS | dict(optim__warmup=99, train__steps=100), "optim.warmup", dict(train__steps=198)),
     (TAUGHT | dict(objective__consistency__at_zero=0.5), "objective.consistency.at_zero", dict(objective__consistency__at_zero=1.0)),
     (TAUGHT | dict(eval__ask="now"), "eval.ask", dict(eval__ask="zero")),
     (TAUGHT | dict(eval__sampler="euler"), "eval.sampler", dict(eval__sampler="ddim")),
