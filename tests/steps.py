@@ -45,6 +45,7 @@ def three_steps(data, fsdp, folder, meet=lambda: None, name="shapes", more=None,
     models = training_models(config, meshes.constrain, model_of(config, meshes.constrain))
     optimizers = {role: optax.sgd(1e-2) for role in trained_roles(config)}
     frozen = begin.frozen_params(config, mesh)
+    frozen = jax.device_put(frozen, meshes.shard_rule(frozen, mesh, at_least=1024)[0])
     abstract = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     shardings, _ = meshes.shard_rule(abstract, mesh, at_least=1024)
     split = sum(not s.is_fully_replicated for s in jax.tree.leaves(shardings))
@@ -59,7 +60,8 @@ def three_steps(data, fsdp, folder, meet=lambda: None, name="shapes", more=None,
         for n in range(4 if "discriminator" in optimizers else 3):
             state, m = step(state, frozen, batch if n == 0 else meshes.device_batch(next(stream), mesh))
             rows.append([float(m[name]) for name in seen])
-    return {"rows": rows, "split": split}
+    split_frozen = sum(not leaf.is_fully_replicated for leaf in jax.tree.leaves(frozen))
+    return {"rows": rows, "split": split, "split_frozen": split_frozen}
 
 
 def both_are_ready():
