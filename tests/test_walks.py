@@ -9,6 +9,7 @@ import toys
 
 from anystep import api, flags, times, walks
 from anystep.errors import UserError
+from anystep.nets.discrete import times_of
 from anystep.path import TRIG, as_trig, to_flow_time
 from anystep.types import Drawing, Text
 from anystep.weights.schedulers import ends, of_scheduler
@@ -150,6 +151,44 @@ def test_a_pipeline_of_others_begins_with_a_picture():
     assert np.isfinite(far).all() and np.abs(far - near).max() > 1e-2
     with pytest.raises(UserError, match=r"image: shape \[32, 64, 3\], allowed is \[64, 32, 3\] or \[1, 64, 32, 3\]"):
         api.sample_array(model, params, ["a red ring"], image=picture, size=(64, 32))
+
+
+@pytest.mark.parametrize("name", ["sana_sprint", pytest.param("sd1", marks=pytest.mark.slow)])
+def test_the_last_steps_of_a_grid_are_diffusers_image_to_image(name):
+    """Recorded latents (fixtures/make_img2img.py): two of four steps, whose first time is our strength. SD's picture is given as latent."""
+    pytest.importorskip("tokenizers")
+    model, params = api.load(FIXTURES / f"pipeline_{name}")
+    recorded = np.load(FIXTURES / "pipeline_img2img.npz")
+    known = {field: recorded[f"in_{name}_{field}"] for field in ("picture", "noise", "times")}
+    if name == "sd1":
+        given = iter(known["picture"].transpose(0, 2, 3, 1))
+        model = model._replace(encode=lambda params, x: next(given)[None])
+        grid, picture, fresh = np.append(times_of(known["times"]), times_of(0)), np.zeros((2, 32, 48, 3), np.float32), None
+    else:
+        grid, picture = np.asarray(to_flow_time(TRIG, jnp.asarray(known["times"]))), known["picture"]
+        fresh = recorded[f"in_{name}_fresh"].transpose(0, 2, 3, 1)[None]
+        fresh = jnp.asarray(np.concatenate([fresh, fresh]))  # the second is multiplied by sin 0
+    latents = []
+
+    def fed(sampler):
+        return sampler._replace(init=lambda key, noise, t: sampler.init(fresh, noise, t))
+
+    model = model._replace(decode=lambda params, z: latents.append(np.asarray(z)) or jnp.zeros((1, *picture.shape[1:])))
+    api.sample_array(
+        model,
+        params,
+        ["A red ring, please", "two  blue squares: it's 3 o'clock"],
+        size=picture.shape[1:3],
+        noise=known["noise"].transpose(0, 2, 3, 1),
+        image=picture,
+        strength=float(grid[0]),
+        times=grid / grid[0],
+        steer=None if fresh is None else fed,
+    )
+    want = recorded[f"out_{name}"].transpose(0, 2, 3, 1)
+    error = np.abs(np.concatenate(latents) - want).max() / np.abs(want).max()
+    print(name, error)
+    assert error <= 2e-5
 
 
 @pytest.mark.parametrize(

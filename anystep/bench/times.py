@@ -5,9 +5,9 @@
 A list of N steps has N - 1 inner times. One after the other, from noise to data, each is tried at four values around itself, in
 log(sigma / alpha), then all again at a quarter of that width; all lists draw the same prompts from the same noise. The best one is taken if
 it gains more than a standard error of the paired difference, so that chance alone seldom moves a time; but it is the best of many, and its
-gain on dev is too large by that. What counts is the last line: the list found against the model's own, on prompts that no training and no
-search has seen, from other noise (of data without a test split: prompts of dev again, from other noise). SANA-Sprint searched by FID
-(2503.09641, F.2); here it is the share of prompts drawn right. Times are data: one compilation.
+gain on dev is too large by that. What counts is the last line: the list found against the model's own on prompts that neither training nor
+the search has seen, from other noise (where data has no test split: dev's prompts again). It "holds" beyond two standard errors.
+SANA-Sprint searched by FID (2503.09641, F.2), here it is the share of prompts drawn right. Times are data: one compilation.
 """
 
 import math
@@ -57,7 +57,7 @@ def measure(dev, test, steps):
     both = [[asked.right(asked.draw(times=times)) for times in (found, first)] for asked in (dev, test)]
     sides = [compare.difference(a[None], b[None], asked.tags) for (a, b), asked in zip(both, (dev, test), strict=True)]
     said = dict(zip(("dev", "test"), (said_of(side) for side in sides), strict=True))
-    verdict = compare.verdict(sides[1], "better") if found != first else "nothing better was found"
+    verdict = compare.verdict(sides[1], "better") if found != first else "nothing found"
     return {"default": list(first), "found": list(found), "tried": tried, "verdict": verdict} | said
 
 
@@ -111,7 +111,7 @@ def table(result):
         side = result[name]
         base = side["overall"] - side["difference"]
         said = f"{side['overall']:.3f} against {base:.3f}, {side['difference']:+.3f} ± {side['error']:.3f}"
-        out.append(f"on {name:14}{said}" + (f": better {result['verdict']}" if name == "test" else ", the best of many"))
+        out.append(f"on {name:14}{said}" + (f": {result['verdict']}" if name == "test" else ", the best of many"))
     return "\n".join(out)
 
 
