@@ -44,7 +44,8 @@ def main(argv):
         raise UserError(f"--model {args.model!r}: answers with jumps to the data alone, there is no velocity to walk along")
     asked = asking.put(model, params, args.prompts, "test", args.seed, {"guide": args.scale})
     pictures, end = walk(asked.draw, model, args.steps, args.reference)
-    rows = [row | scored(asked, pictures, row) for row in distances(pictures, end)]
+    right = {(name, steps): asked.right(x) for name in WALKS for steps, x in pictures[name].items()}
+    rows = [row | scored(right, row, asked.tags) for row in distances(pictures, end)]
     result = {"model": args.model, "prompts": args.prompts, "seed": args.seed, "scale": args.scale, "reference": args.reference}
     result |= {"right": float(compare.overall(asked.right(end), asked.tags)), "rows": rows, "orders": orders(rows)}
     print(table(result))
@@ -90,10 +91,9 @@ def apart(a, b):
     return float(np.sqrt(np.mean(np.square(np.float64(a) - np.float64(b)))))
 
 
-def scored(asked, pictures, row):
+def scored(right, row, tags):
     """How many are right, and the paired difference to the linear path at as many steps."""
-    mine, its = (asked.right(pictures[name][row["steps"]])[None] for name in (row["walk"], "linear"))
-    found = compare.difference(mine, its, asked.tags)
+    found = compare.difference(*(right[name, row["steps"]][None] for name in (row["walk"], "linear")), tags)
     return {"right": found.mine, "less_linear": found.mean, "error": found.error}
 
 
