@@ -23,7 +23,7 @@ from anystep.nets.autoencoder import in_memory
 from anystep.nets.build import build_models, drawn_roles, text_folder, trained_roles
 from anystep.nets.sana import TOLD
 from anystep.path import from_flow_time
-from anystep.sampling import asked_by, make, on_whole_steps, whole_step
+from anystep.sampling import asked_by, make, on_whole_steps, started_from, whole_step
 from anystep.sampling import sample as run
 from anystep.state import EMA
 from anystep.steering.program import Steering, Walk
@@ -32,6 +32,7 @@ from anystep.stores import TEXT, check_made_with, digest_of, read_index
 from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
 from anystep.types import Codec, Drawing, Model, Text
+from anystep.walks import picture_of, shape_of, start_of, times_of, tokens_of
 from anystep.weights import encoders, pipelines
 
 
@@ -48,13 +49,16 @@ class Pipeline(NamedTuple):
     config: Any = None  # ConfigDict
     codec: Codec | None = None
     decode: Callable | None = None  # codec.decode, compiled
+    encode: Callable | None = None  # codec.encode, compiled
 
 
 def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
     """A Pipeline of its parts, without weights."""
     fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "whole", "shape")
     draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
-    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(in_memory(codec).decode))
+    if codec is None:
+        return Pipeline(net, text, drawing, draw, config)
+    return Pipeline(net, text, drawing, draw, config, codec, jax.jit(in_memory(codec).decode), jax.jit(in_memory(codec).encode))
 
 
 def pipeline(config) -> Pipeline:
@@ -211,9 +215,11 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     steps: evaluations of the sampler, 1 and up. guide: a guidance scale, or a function Velocity -> Velocity, or None for the model's own
     scale. steer: what `anystep.steering.load` gives, or a function Sampler -> Sampler. `how`, where the model should not decide: sampler
     "euler" | "heun" | "dpm" | "restart" | "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim
-    draws afresh; times, a grid of flow times [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; first, the number of
-    the first row: row i's noise depends on (seed, first + i) alone, not on steps or on the other prompts; noise [N, ...] to start from
-    instead. Raises UserError for a bad prompt, size or number of steps, and for a scale that could not act (see `guidance`).
+    draws afresh; times, decreasing flow times [N + 1] instead of `steps`, or the name of a published list for `steps` (`times.PUBLISHED`);
+    size, (height, width) in pixels; first, the number of the first row: row i's noise depends on (seed, first + i) alone, not on steps or
+    the other prompts; noise [N, ...] to start from instead; image, uint8 [N, H, W, 3] or one for all prompts, and strength in (0, 1], how
+    far it is noised before the walk begins there (see `walks`; 1 leaves nothing of it). Raises UserError for a bad prompt, size, picture,
+    strength or time, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
@@ -225,13 +231,11 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
 
 def sample_and_say(
     model, params, prompts, steps=4, seed=0, guide=None, steer=None,
-    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0,
+    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0, image=None, strength=0.6,
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     """(what `sample_array` gives, what a Steering says: its arrays [steps, N, ...], {} where it had nothing to do)."""
     if isinstance(prompts, str):
         raise UserError("prompts: a list of texts is expected, got one text")
-    if times is None and not 1 <= steps <= 1000:
-        raise UserError(f"steps: {steps}, allowed 1 to 1000")
     for name, word, known in (("sampler", sampler, SAMPLERS), ("ask", ask, ASKS)):
         if word not in (None, *known):
             raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
@@ -241,9 +245,10 @@ def sample_and_say(
     shape = shape_of(model, size)
     if noise is not None and np.shape(noise) != (len(prompts), *shape):
         raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
-    batch, tokens_each = d.batch, tokens_of(model, shape)
-    flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
-    ends = d.ends(flow_times)
+    batch, flow_times = d.batch, times_of(d, steps, tokens_of(model, shape), times)
+    if image is not None and isinstance(steer, Steering):
+        raise UserError("image: is for drawing without steer, which expects to begin with noise alone")
+    data, flow_times, ends = start_of(model, params, image, strength, len(prompts), shape, flow_times)
     key = tree.fold(jax.random.key(seed), "sample")
     null, out, infos = model.text.tokenize([""]), [], []
     understood = steer.understand(model.text, prompts) if isinstance(steer, Steering) else []
@@ -281,6 +286,7 @@ def sample_and_say(
             whole=d.whole,
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
+            data=data if data is None else jnp.asarray(filled(data[row : row + batch], rows)),
         )
         infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
@@ -294,26 +300,6 @@ def sample_and_say(
 def filled(rows, count):
     """`rows` and copies of the last one: one compilation for a batch that is not full."""
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
-
-
-def shape_of(model, size):
-    """Shape of one sample of the network, for a picture of `size` = (height, width) pixels, None for the model's own."""
-    if size is None:
-        return tuple(model.net.shape)
-    factor, patch = model.codec.factor if model.codec else 1, model.drawing.patch
-    if len(size) != 2 or not all(isinstance(n, int) and n >= patch and n % patch == 0 for n in size):
-        raise UserError(f"size: {'x'.join(map(str, size))}, allowed are two multiples of {patch}, height and width")
-    return (*(n // factor for n in size), model.net.shape[-1])
-
-
-def picture_of(model, shape):
-    """[H, W, C] of what a sample of `shape` looks like at the door."""
-    return (*(n * model.codec.factor for n in shape[:2]), 3) if model.codec else shape
-
-
-def tokens_of(model, shape):
-    height, width, _ = picture_of(model, shape)
-    return height // model.drawing.patch * (width // model.drawing.patch)
 
 
 def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
@@ -352,7 +338,7 @@ def number(name, value):
 
 def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None, data=None,
 ):  # fmt: skip
     """(x at the door, what the sampler says of its steps)."""
     cond, rows = text.encode(params["text"], tokens), keys.shape[0]
@@ -373,6 +359,7 @@ def _draw(
         return on_whole_steps(velocity, whole) if whole else velocity
 
     walker = make(sampler, around(velocity_under(cond)), net, ask, eta)
+    walker = walker if data is None else started_from(walker, net.path, data)
     if steered is not None:
         clock = functools.partial(whole_step, whole) if whole else lambda t: t
         walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known), steered)

@@ -20,7 +20,9 @@ def parse(argv):
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the prompts and of the noise")
     parser.add_argument("--split", choices=("test", "dev"), help="compare on test, tune on dev (default: test; dev where there is no test)")
     parser.add_argument("--out", help="folder for report.json and report.png (default: the model's folder, or the current one)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.over = flags.check_times(args)
+    return args
 
 
 def main(argv):
@@ -49,18 +51,22 @@ def main(argv):
     drawn = {}
 
     def draw(prompts, count):
-        drawn[count] = api.sample_array(model, params, prompts, steps=count, seed=args.seed, guide=args.scale, eta=args.eta, **how)
+        drawn[count] = api.sample_array(
+            model, params, prompts, steps=count, seed=args.seed, guide=args.scale, eta=args.eta, **how, **args.over
+        )
         return drawn[count]
 
     guide = {"energy_preserving": settings.energy_preserving, "interval": settings.interval} | how | {"scale": scale, "trained_in": inside}
     guide |= {"eta": settings.eta if args.eta is None else args.eta} if how["sampler"].startswith("ddim") else {}
+    guide |= args.over
     counts = args.steps or settings.steps
     report = evals.any_step_report(draw, metadata, counts, judge, split=split, seed=args.seed, guide=guide)
 
     # ---------------------------------------------------------------- what a person sees
     place = epath.Path(args.model).resolve()
     name = f"{place.parent.name}/{place.name}" if place.name == "model" else place.name  # every run calls its folder so
-    said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}; bars: one standard error"
+    over = f", times {flags.spoken(args.times)}" if args.over else ""
+    said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}{over}, seed {args.seed}; bars: one standard error"
     page = logs.report_picture(report, show(drawn), f"anystep: {name}", f"{len(metadata)} {split} prompts, {said}")
     (out / "report.json").write_text(json.dumps({"model": name} | report, indent=1) + "\n")
     logs.save(page, out / "report.png")

@@ -14,6 +14,7 @@ from anystep.errors import UserError
 from anystep.files import is_remote
 
 SAMPLERS, ASKS = ("euler", "heun", "dpm", "restart", "ddim", "ddim_ratio"), ("next", "now", "zero", "half")
+LISTS = {"sprint": (1, 2, 4), "sprint_released": (), "sprint_ablations": (2,)}  # of times.PUBLISHED: numbers of steps, () for all
 STEERING = ("fast", "faithful", "amortised", "best", "flips")
 MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE, MOST_SIDE = 1000, 16, 2**31 - 1, 100.0, 8192
 
@@ -31,10 +32,26 @@ class Parser(argparse.ArgumentParser):
 def add_drawing(parser: Parser) -> None:
     """How to draw, where the model's config should not decide."""
     parser.add_argument("--steps", type=steps, help="step counts, such as 1,2,4,8,32 (default: the model's config.eval.steps)")
+    parser.add_argument("--times", type=times, help=f"flow times such as 1,0.6,0, or with --steps a name: {', '.join(LISTS)}")
     parser.add_argument("--scale", type=real(0.0, MOST_SCALE), help="guidance scale, 1 = none (default: the model's)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="how to walk (default: config.eval.sampler)")
     parser.add_argument("--eta", type=real(0.0, 1.0), help="noise that ddim draws afresh (default: config.eval.eta)")
     parser.add_argument("--ask", choices=ASKS, help="s asked for: t_next, t, 0, t / 2 (default: config.eval.ask)")
+
+
+def check_times(args: Any) -> dict[str, Any]:
+    """What --times adds to a call, {} or {"times": ...}; it says the number of steps, or some. UserError where --steps says others."""
+    if args.times is None:
+        return {}
+    known = LISTS[args.times] if isinstance(args.times, str) else (len(args.times) - 1,)
+    if known and not set(args.steps or known) <= set(known):
+        raise UserError(f"--steps: --times {spoken(args.times)} is for {', '.join(map(str, known))}")
+    args.steps = args.steps or known or None
+    return {"times": args.times}
+
+
+def spoken(times: str | list[float]) -> str:
+    return times if isinstance(times, str) else ",".join(f"{t:g}" for t in times)
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -75,6 +92,18 @@ def steps(text: str) -> tuple[int, ...]:
     if len(set(counts)) < len(counts):
         raise argparse.ArgumentTypeError(f"{_short(text)} names a step count twice")
     return counts
+
+
+def times(text: str) -> str | list[float]:
+    """A flag type: flow times such as "1,0.6,0", decreasing from 1 to 0, or the name of a published list."""
+    if text in LISTS:
+        return text
+    found = [real(0.0, 1.0)(part) for part in text.split(",")]
+    if len(found) > MOST_STEPS + 1:
+        raise argparse.ArgumentTypeError(f"{len(found)} times, at most {MOST_STEPS + 1} are allowed")
+    if len(found) < 2 or found[0] != 1 or found[-1] != 0 or any(a <= b for a, b in zip(found[:-1], found[1:], strict=True)):
+        raise argparse.ArgumentTypeError(f"{_short(text)} does not decrease from 1 to 0; or a name: {', '.join(LISTS)}")
+    return found
 
 
 def size(text: str) -> tuple[int, int]:

@@ -26,6 +26,8 @@ def parse(argv):
     parser.add_argument("--prompt", action="append", default=[], help="what to draw; may be given several times")
     parser.add_argument("--prompts", default="", help="file with one prompt a line, or GenEval metadata (.jsonl)")
     flags.add_drawing(parser)
+    parser.add_argument("--image", help="picture to begin with, of the size that is drawn, noised as far as --strength says")
+    parser.add_argument("--strength", type=flags.real(0.0, 1.0), help="flow time at which --image begins, above 0 (default: 0.6)")
     parser.add_argument("--text", help="folder of the text encoder, for prompts that the store of the model does not hold")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
     parser.add_argument("--steer", help="folder of a classifier (anystep steer-train): objects go where the prompt says")
@@ -46,6 +48,8 @@ def parse(argv):
         raise UserError("nothing to draw: give --prompt TEXT or --prompts FILE")
     if args.method and not args.steer:
         raise UserError(f"--method {args.method}: is for --steer")
+    args.over = flags.check_times(args)
+    _check_image(args)
     if args.export:
         return _check_export(args)
     if args.count:
@@ -56,6 +60,17 @@ def parse(argv):
     if epath.Path(args.out).is_dir():
         raise UserError(f"--out {args.out!r}: is a folder")
     return args
+
+
+def _check_image(args):
+    if args.strength is not None and not args.image:
+        raise UserError(f"--strength {args.strength:g}: is for --image")
+    if args.strength == 0:
+        raise UserError("--strength 0: must be above 0; that would be the picture itself")
+    for name in ("steer", "export"):
+        if args.image and getattr(args, name):
+            raise UserError(f"--image {args.image!r}: is not for --{name}")
+    args.strength = 0.6 if args.strength is None else args.strength
 
 
 def _check_export(args):
@@ -79,7 +94,9 @@ def main(argv):
 
     from anystep import api, steering  # after the flags: a typing error should not wait for jax
     from anystep.cache import use_compile_cache
+    from anystep.data.pictures import read_whole
 
+    picture = read_whole(args.image) if args.image else None  # before a large model is read
     use_compile_cache()
     model, params = api.load(args.model, dtype=args.dtype, text=args.text)
     height, width, colours = api.picture_of(model, api.shape_of(model, args.size))
@@ -89,8 +106,11 @@ def main(argv):
     how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}
     scale, _ = api.guidance(model.drawing, args.scale, **how)
     how |= {"guide": args.scale, "eta": args.eta, "size": args.size and list(args.size)}
+    how |= args.over | ({"image": picture, "strength": args.strength} if args.image else {})
     steer = steering.load(args.steer, model, args.method or "fast", measure=not args.export) if args.steer else None
     said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
+    said += f", times {flags.spoken(args.times)}" if args.over else ""
+    said += f", from {args.image} at {args.strength:g}" if args.image else ""
     if args.export:
         return _export(args, folder, api, model, params, scale, how, said, steer)
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:

@@ -172,6 +172,16 @@ def sample(sampler: Sampler, key, noise, times):
     return state.x, info
 
 
+def started_from(sampler: Sampler, path, x0) -> Sampler:
+    """The same sampler from the data x0 [B, ...], noised to where the walk begins; alone it begins with noise."""
+
+    def init(key, noise, t):
+        state = sampler.init(key, noise, t)
+        return state._replace(x=path.alpha(t) * x0 + state.x)
+
+    return sampler._replace(init=init)
+
+
 def on_whole_steps(velocity, count):
     """Velocity -> Velocity asked at floor(count t) / count: diffusers' DPM-Solver tells a network whole steps while it walks by exact ones.
     Where count t is whole but for a rounding, the two may be told neighbours."""

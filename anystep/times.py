@@ -104,6 +104,13 @@ def scm_angles(steps, first=1.5708, middle=1.3):
     return np.array([first, middle, 0.0]) if steps == 2 and middle is not None else np.linspace(first, 0.0, steps + 1)
 
 
+PUBLISHED = {  # name -> {steps: angles}, None for any number of steps by `scm_angles`
+    "sprint": SPRINT_ANGLES,
+    "sprint_released": None,
+    "sprint_ablations": {2: (np.pi / 2, 1.0, 0.0)},  # under which the paper compares losses
+}
+
+
 def quarter(t, t_noise):
     """Which quarter of the path's time a sample lies in: [B] int32 in 0..3."""
     return jnp.clip(jnp.floor(4.0 * t / t_noise), 0, 3).astype(jnp.int32)

@@ -19,7 +19,7 @@ FLOORS = (
     "mesh optim spikes logs cache",
     "state checkpoint guard weights",
     "steering",  # its classifiers lie in folders of weights
-    "data evals compare config flags recovery prompts galleries",  # prompts, galleries: what mains read and write
+    "data evals compare config flags recovery prompts galleries walks",  # prompts, galleries: what mains read and write; walks: for api
     "subjects teachers",
     "train_step api",
     "watch begin",

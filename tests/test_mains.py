@@ -30,10 +30,10 @@ SEED = 3
 def config(kind="shapes"):
     data = WORLD._asdict() | {"kind": kind, "batch": 4, "path": "", "dev_share": 0.1, "modes": 8}
     guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next", "eta": 1.0}
-    objective = {"consistency": {"share": 0, "guidance": 1.0}, "time": {}}
-    return ConfigDict(
-        {"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective, "model": {"net": "sana", "patch": 4}}
-    )
+    objective = {"consistency": {"share": 0, "guidance": 1.0}, "time": {}, "teacher": {"folder": "", "scales": ()}}
+    objective |= {"adversarial": {"share": 0}}
+    model = {"net": "sana", "patch": 4, "guidance": False, "second_time": False}
+    return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective, "model": model})
 
 
 def stand_in(monkeypatch, kind="shapes", batch=64):
@@ -41,8 +41,8 @@ def stand_in(monkeypatch, kind="shapes", batch=64):
     scenes = {asked["prompt"]: make_scene(WORLD, SEED, i, "dev", KINDS[i % 6]) for i, asked in enumerate(prompts(WORLD, SEED, 24, "dev"))}
     calls = []
 
-    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None, eta=None, size=None):
-        calls.append((len(asked), steps, seed, guide, sampler, ask))
+    def sample(model, params, asked, steps=4, seed=0, guide=None, sampler=None, ask=None, eta=None, size=None, **more):
+        calls.append((len(asked), steps, seed, guide, sampler, ask, *([more] if more else [])))
         grey = np.full((16, 16, 3), 10 * steps, np.uint8)
         return np.stack([draw(scenes[prompt], WORLD) if prompt in scenes and steps > 1 else grey for prompt in asked])
 
@@ -89,6 +89,14 @@ BAD = [
     ("both", ["--scale", "inf"], "--scale"),
     ("both", ["--sampler", "rk4"], "--sampler"),
     ("both", ["--ask", "soon"], "--ask"),
+    ("both", ["--times", "1,0.5"], "'1,0.5' does not decrease from 1 to 0; or a name: sprint, sprint_released, sprint_ablations"),
+    ("both", ["--times", "0.9,0"], "does not decrease"),
+    ("both", ["--times", "1"], "does not decrease"),
+    ("both", ["--times", "1,0.5,0.6,0"], "does not decrease"),
+    ("both", ["--times", "1,x,0"], "'x' is not a number"),
+    ("both", ["--times", "1,nan,0"], "'nan' is outside 0..1"),
+    ("both", ["--times", "1,0.5,0", "--steps", "4"], "--steps: --times 1,0.5,0 is for 2"),
+    ("both", ["--times", "sprint", "--steps", "2,3"], "--steps: --times sprint is for 1, 2, 4"),
     ("both", ["--nonsense", "1"], "--nonsense"),
     ("both", ["--see", "1"], "--see"),
     ("evaluate", ["--prompts", "0"], "1..100000"),
@@ -112,6 +120,11 @@ BAD = [
     ("sample", ["--export", "t2i_compbench", "--out", "a", "--steps", "4", "--seed", "2147483647"], "at most 2147483638"),
     ("sample", ["--export", "geneval", "--out", "a", "--steps", "4"], 'prompt 1 (\'a red circle\') has no "tag" and "include"'),
     ("sample", ["--out", "/dev/null/x/grid.png"], "--out"),
+    ("sample", ["--strength", "0.5"], "--strength 0.5: is for --image"),
+    ("sample", ["--image", "a.png", "--strength", "0"], "--strength 0: must be above 0"),
+    ("sample", ["--image", "a.png", "--strength", "1.5"], "0..1"),
+    ("sample", ["--image", "a.png", "--steer", "b"], "--image 'a.png': is not for --steer"),
+    ("sample", ["--image", "a.png", "--export", "geneval"], "--image 'a.png': is not for --export"),
 ]
 
 
@@ -169,12 +182,48 @@ def test_sample_writes_a_grid(tmp_path, monkeypatch, capsys):
     assert "guidance 2, restart asking zero" in capsys.readouterr().out
 
 
+def test_sample_begins_with_a_picture(tmp_path, monkeypatch, capsys):
+    calls = stand_in(monkeypatch)
+    out, file = str(tmp_path / "grid.png"), tmp_path / "half.png"
+    asked = ["--model", "x", "--prompt", "a", "--out", out, "--steps", "2"]
+    pixels = np.zeros((3, 5, 4), np.uint8)
+    pixels[..., 0], pixels[1:, :, 3] = 255, 255
+    Image.fromarray(pixels).save(file)
+    MAINS["sample"]([*asked, "--image", str(file)])
+    MAINS["sample"]([*asked, "--image", str(file), "--strength", "0.25"])
+    assert f"from {file} at 0.25" in capsys.readouterr().out
+    assert [call[-1]["strength"] for call in calls] == [0.6, 0.25]
+    want = np.full((3, 5, 3), 255)
+    want[1:, :, 1:] = 0  # the first row is clear, over white
+    assert (calls[0][-1]["image"] == want).all() and calls[0][-1]["image"].dtype == np.uint8
+    (tmp_path / "text.png").write_text("no picture")
+    for name in (tmp_path / "none.png", tmp_path, tmp_path / "text.png", "a\0b"):
+        assert "not a readable picture" in refused(MAINS["sample"], [*asked, "--image", str(name)], capsys)
+
+
+def test_times_are_handed_on(tmp_path, monkeypatch, capsys):
+    calls = stand_in(monkeypatch)
+    out = ["--out", str(tmp_path / "grid.png")]
+    MAINS["sample"](["--model", "x", "--prompt", "a", "--times", "1,0.6,0", *out])
+    MAINS["sample"](["--model", "x", "--prompt", "a", "--times", "sprint", *out])
+    MAINS["sample"](["--model", "x", "--prompt", "a", "--times", "sprint_released", *out])
+    assert [(call[1], call[-1]["times"]) for call in calls] == [
+        (2, [1.0, 0.6, 0.0]),
+        *((steps, "sprint") for steps in (1, 2, 4)),  # all that are published
+        *((steps, "sprint_released") for steps in (1, 4)),  # the config's
+    ]
+    assert "times 1,0.6,0\n" in capsys.readouterr().out
+    MAINS["evaluate"](["--model", "x", "--split", "dev", "--seed", str(SEED), "--times", "1,0.6,0", "--out", str(tmp_path)])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["steps"]) == {"2"} and report["guide"]["times"] == [1.0, 0.6, 0.0] and calls[-1][-1] == {"times": [1.0, 0.6, 0.0]}
+
+
 def exported(monkeypatch):
     """A model that draws the sum of seed and number of the row, and the calls it saw."""
     stand_in(monkeypatch, batch=2)
     calls = []
 
-    def sample(model, params, asked, steps, seed, first, guide, sampler, ask, eta, size):
+    def sample(model, params, asked, steps, seed, first, steer, guide, sampler, ask, eta, size):
         calls.append((len(asked), steps, seed, first))
         return np.stack([np.full((16, 16, 3), 10 * seed + first + i, np.uint8) for i in range(len(asked))])
 

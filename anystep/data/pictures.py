@@ -25,22 +25,31 @@ CAPTIONS = ("text", "captions", "caption", "name", "object")  # the first of the
 LENGTH = 1000  # characters of a caption
 
 
-def read_picture(path, size: int) -> np.ndarray:
-    """[size, size, 4] uint8, colour multiplied by alpha, EXIF rotation applied, of an animation the first frame. UserError names a file
-    that is no picture."""
+def read_picture(path, size: int | None) -> np.ndarray:
+    """[size, size, 4] uint8, colour multiplied by alpha, EXIF rotation applied, of an animation the first frame; size None: all of the
+    picture as it is. UserError names a file that is no picture."""
     try:
         with epath.Path(path).open("rb") as file:
             return decode(file, path, size)
-    except OSError as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable picture ({type(error).__name__}: {error})") from None
 
 
-def decode(file, where, size: int) -> np.ndarray:
+def read_whole(path) -> np.ndarray:
+    """[H, W, 3] uint8 of a whole picture, over white."""
+    pixels = read_picture(path, None)
+    return pixels[..., :3] + (255 - pixels[..., 3:])
+
+
+def decode(file, where, size: int | None) -> np.ndarray:
     """As `read_picture`, of an open file; `where` names it in errors."""
     try:
         with Image.open(file, formats=FORMATS) as picture:
             check_size(where, picture.size)
-            return square(to_rgba(ImageOps.exif_transpose(picture)), size)
+            picture = to_rgba(ImageOps.exif_transpose(picture))
+            return square(picture, size) if size else premultiplied(picture)
     except UserError:
         raise
     except Exception as error:  # decoders answer damaged bytes with nearly every type there is
@@ -67,10 +76,14 @@ def square(picture: Image.Image, size: int) -> np.ndarray:
     width, height = picture.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    if picture.mode == "RGBA":
-        picture = picture.convert("RGBa")
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
-    return pixels if pixels.shape[2] == 4 else np.concatenate([pixels, np.full((size, size, 1), 255, np.uint8)], 2)
+    picture = picture.convert("RGBa") if picture.mode == "RGBA" else picture
+    return premultiplied(picture.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
+
+
+def premultiplied(picture: Image.Image) -> np.ndarray:
+    """[H, W, 4] uint8 of an RGB, RGBA or RGBa picture, colour multiplied by alpha."""
+    pixels = np.asarray(picture.convert("RGBa") if picture.mode == "RGBA" else picture)
+    return pixels if pixels.shape[2] == 4 else np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 255, np.uint8)], 2)
 
 
 def composite(pixels: np.ndarray, background: np.ndarray) -> np.ndarray:
