@@ -19,11 +19,12 @@ from anystep.errors import run_main
 
 JUMPS = "--config.objective.consistency."
 DERIVATIVE = [
-    JUMPS + field for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "s_min=0.0", "weighting=adaptive")
+    JUMPS + field
+    for field in ("nodes=0", "hops=1", "velocity=data", "guidance=1.0", "start=0", "s_min=0.0", "weighting=adaptive", "form=linear")
 ]
 STEP = [JUMPS + field for field in ("nodes=8", "hops=1", "velocity=ema", "guidance=2.0", "start=0", "at_zero=1.0", "s_min=0.0")]
-TAUGHT = [*DERIVATIVE, JUMPS + "at_zero=1.0", JUMPS + "velocity=teacher", JUMPS + "form=trig", JUMPS + "tangent_norm=rms"]
-TAUGHT += [JUMPS + "weighting=learned", "--config.objective.teacher.scales=1.5,2.0,2.5"]
+TAUGHT = [*DERIVATIVE, JUMPS + "at_zero=1.0", JUMPS + "at_noise=0.0", JUMPS + "velocity=teacher", JUMPS + "form=trig"]
+TAUGHT += [JUMPS + "tangent_norm=rms", JUMPS + "weighting=learned", "--config.objective.teacher.scales=1.5,2.0,2.5"]
 CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, floor)
     "flow_matching": ([1, 0, 0], [], "flow_matching", 1.0),
     "self_evaluation": ([1, 1, 0], [], "flow_matching", 4 / 3),
