@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 
 from anystep import checkpoint, teachers, tree, weights
 from anystep import mesh as meshes
-from anystep.arrays import channels
+from anystep.arrays import channels, in_units
 from anystep.config import from_dict
+from anystep.control import check_given
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.autoencoder import in_memory
-from anystep.nets.build import build_models, drawn_roles, has_teacher, text_folder, trained_roles
+from anystep.nets.build import build_models, drawn_roles, has_teacher, plain, text_folder, trained_roles
 from anystep.nets.sana import TOLD
 from anystep.path import from_flow_time
 from anystep.sampling import asked_by, make, on_whole_steps, whole_step
@@ -48,13 +49,15 @@ class Pipeline(NamedTuple):
     config: Any = None  # ConfigDict
     codec: Codec | None = None
     decode: Callable | None = None  # codec.decode, compiled
+    encode: Callable | None = None  # codec.encode, compiled
 
 
 def assemble(net, text, drawing, config=None, codec=None) -> Pipeline:
     """A Pipeline of its parts, without weights."""
     fixed = ("sampler", "ask", "energy_preserving", "jumps", "guide", "steer", "guided", "told", "whole", "shape")
     draw = jax.jit(functools.partial(_draw, net, text), static_argnames=fixed)
-    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(in_memory(codec).decode))
+    tiles = codec and in_memory(codec)
+    return Pipeline(net, text, drawing, draw, config, codec, codec and jax.jit(tiles.decode), codec and jax.jit(tiles.encode))
 
 
 def pipeline(config) -> Pipeline:
@@ -100,7 +103,8 @@ def told_by(config):
 
 def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
-    checkpoint, or of the one at `step`), or of a folder with the parts of a pipeline (model_index.json), a peer's or imported.
+    checkpoint, or of the one at `step`; what a low rank added is inside its kernels), or of a folder with the parts of a pipeline
+    (model_index.json), a peer's or imported.
 
     `dtype` "float32" | "bfloat16": of a pipeline's activations. text: for a model that learned from a store, the folder of the text encoder
     that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. split: a pipeline's
@@ -136,7 +140,8 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
     found, state, _ = checkpoint.restore(folder, {"ema": {EMA: abstract_params(model, averaged)}}, step=step, partial=True)
     if step not in (None, found):
         raise UserError(f"model {str(name)!r}: step {step} cannot be read, {found} can")
-    return with_frozen(model, state["ema"][EMA], text)
+    merged, params = plain(saved, state["ema"][EMA])
+    return with_frozen(model if merged is saved else pipeline(from_dict(merged)), params, text)
 
 
 def with_frozen(model: Pipeline, params, text=None) -> tuple[Pipeline, dict]:
@@ -210,7 +215,9 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     "euler" | "heun" | "dpm" | "restart" | "ddim" | "ddim_ratio"; ask "next" | "now" | "zero" | "half"; eta, the part of the noise that ddim
     draws afresh; times, a grid of flow times [N + 1] from 1 to 0 instead of `steps`; size, (height, width) in pixels; first, the number of
     the first row: row i's noise depends on (seed, first + i) alone, not on steps or on the other prompts; noise [N, ...] to start from
-    instead. Raises UserError for a bad prompt, size or number of steps, and for a scale that could not act (see `guidance`).
+    instead. For a model with a ControlNet: control, pictures uint8 [N, H, W, 3] of what is wanted or one [H, W, 3] for all prompts (edges:
+    `anystep.control.edges`), and control_scale of its residuals; without a picture it draws as its trunk. Raises UserError for a bad
+    prompt, size or number of steps, for a picture that cannot be followed, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
@@ -222,7 +229,7 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
 
 def sample_and_say(
     model, params, prompts, steps=4, seed=0, guide=None, steer=None,
-    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0,
+    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0, control=None, control_scale=1.0,
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     """(what `sample_array` gives, what a Steering says: its arrays [steps, N, ...], {} where it had nothing to do)."""
     if isinstance(prompts, str):
@@ -238,6 +245,7 @@ def sample_and_say(
     shape = shape_of(model, size)
     if noise is not None and np.shape(noise) != (len(prompts), *shape):
         raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
+    picture = None if control is None else control_in_units(model, params, control, len(prompts), picture_of(model, shape))
     batch, tokens_each = d.batch, tokens_of(model, shape)
     flow_times = d.times(steps, tokens_each) if times is None else jnp.asarray(times, jnp.float32)
     ends = d.ends(flow_times)
@@ -278,6 +286,8 @@ def sample_and_say(
             whole=d.whole,
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
+            picture=None if picture is None else filled(picture[row : row + batch], rows),
+            control_scale=number("control_scale", control_scale),
         )
         infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
@@ -286,6 +296,18 @@ def sample_and_say(
             out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
     x = np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
     return x, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *infos) if infos else {}
+
+
+def control_in_units(model, params, control, rows, shape) -> np.ndarray:
+    """What `sample` takes as control, of drawn pictures of `shape` (H, W, 3), as a ControlNet sees it: [rows, h, w, C] float32 in the
+    network's units, latents where it draws latents. UserError for a model that follows no picture."""
+    if not model.net.controls:
+        raise UserError("control: a picture to follow was given, but the model has no ControlNet")
+    x = check_given(control, rows, shape)
+    if model.codec is not None:  # one at a time, as they are decoded
+        x = np.concatenate([model.encode(params["codec"], x[i : i + 1]) for i in range(len(x))])
+    x = np.asarray(in_units(model.net, x))
+    return np.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 def filled(rows, count):
@@ -349,10 +371,13 @@ def number(name, value):
 
 def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None, picture=None, control_scale=1.0,
 ):  # fmt: skip
     """(x at the door, what the sampler says of its steps)."""
-    cond, rows = text.encode(params["text"], tokens), keys.shape[0]
+    rows, seen = keys.shape[0], {}
+    if picture is not None:
+        seen = {"picture": picture, "control_scale": jnp.asarray(control_scale, jnp.float32)}
+    cond = text.encode(params["text"], tokens) | seen
     if told:
         cond = cond | {"guidance": jnp.full(rows, told * scale, jnp.float32)}
 
@@ -361,7 +386,7 @@ def _draw(
 
     known = guide is None  # what another guide asks is its own affair
     if known and guided:
-        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null))
+        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null)) | seen
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         guide = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)
 

@@ -11,6 +11,7 @@ from anystep.config import flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
+from anystep.nets import controlnet
 from anystep.nets.build import build_text, has_teacher, options_of, shape_of, text_folder, trained_roles
 from anystep.state import EMA, averaged, init_state
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
@@ -28,6 +29,8 @@ def check(config, workdir, begun, also):
         logs.package_of(name)
     if config.init_from and not begun:
         teachers.find(config.init_from, "config.init_from", ended=False)
+    if config.model.frozen and not config.init_from:
+        raise UserError("config.init_from = '': must be a model for config.model.frozen, whose network is not trained")
     if has_teacher(config):
         teachers.check(config)
         index = read_index(config.data.path) if config.data.kind == "store" else {"made_with": {}}
@@ -106,6 +109,16 @@ def first_state(config, models, optimizers, shardings):
     place = teachers.beginning(config, options)
     loaded = {"net": port.load(place.folder)[2]} if place.saved is None else load(config.init_from)[1]
     found = {role: loaded[role] for role in state.params if role in loaded}
-    params = state.params | weights.take({role: state.params[role] for role in found}, found, NEW)
+    network = begun_from(config, state.params["net"], found.pop("net"))
+    params = state.params | weights.take({role: state.params[role] for role in found}, found) | {"net": network}
     state = state._replace(params=params, ema={EMA: averaged(params)})
     return jax.device_put(state, shardings)
+
+
+def begun_from(config, fresh, loaded):
+    """Weights of the config's network, `fresh` where `loaded` has none: a whole network of this kind, or the trunk of one with additions,
+    beside which a ControlNet begins as its copy."""
+    if "trunk" not in fresh or "trunk" in loaded:
+        return weights.take({"net": fresh}, {"net": loaded}, NEW)["net"]
+    trunk = weights.take({"net": fresh["trunk"]}, {"net": loaded}, NEW)["net"]
+    return fresh | {"trunk": trunk} | ({"control": controlnet.copied(trunk, config.model.control)} if config.model.control else {})

@@ -64,6 +64,7 @@ class Model(NamedTuple):
     shift: float | tuple[float, ...] = 0.0  # unit = (door - shift) / scale
     scale: float | tuple[float, ...] = 1.0
     maps: int = 0  # number of cross-attention layers that a Capture may name
+    controls: bool = False  # it follows cond["picture"] [B, H, W, C] in its units, where there is one, by cond["control_scale"], 1 or [B]
 
 
 class Text(NamedTuple):

@@ -25,7 +25,7 @@ CAPTIONS = ("text", "captions", "caption", "name", "object")  # the first of the
 LENGTH = 1000  # characters of a caption
 
 
-def read_picture(path, size: int) -> np.ndarray:
+def read_picture(path, size: int | None) -> np.ndarray:
     """[size, size, 4] uint8, colour multiplied by alpha, EXIF rotation applied, of an animation the first frame. UserError names a file
     that is no picture."""
     try:
@@ -35,12 +35,18 @@ def read_picture(path, size: int) -> np.ndarray:
         raise UserError(f"{path}: not a readable picture ({type(error).__name__}: {error})") from None
 
 
-def decode(file, where, size: int) -> np.ndarray:
-    """As `read_picture`, of an open file; `where` names it in errors."""
+def read_whole(path) -> np.ndarray:
+    """[H, W, 3] uint8 at its own size, over white, else as `read_picture`."""
+    return read_picture(path, None)
+
+
+def decode(file, where, size: int | None) -> np.ndarray:
+    """As `read_picture`, of an open file; `where` names it in errors. Without a size as `read_whole`."""
     try:
         with Image.open(file, formats=FORMATS) as picture:
             check_size(where, picture.size)
-            return square(to_rgba(ImageOps.exif_transpose(picture)), size)
+            found = to_rgba(ImageOps.exif_transpose(picture))
+            return square(found, size) if size else on_white(found)
     except UserError:
         raise
     except Exception as error:  # decoders answer damaged bytes with nearly every type there is
@@ -71,6 +77,12 @@ def square(picture: Image.Image, size: int) -> np.ndarray:
         picture = picture.convert("RGBa")
     pixels = np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
     return pixels if pixels.shape[2] == 4 else np.concatenate([pixels, np.full((size, size, 1), 255, np.uint8)], 2)
+
+
+def on_white(picture: Image.Image) -> np.ndarray:
+    """[H, W, 3] uint8 of an RGB or RGBA picture."""
+    paper = Image.new("RGBA", picture.size, "white")
+    return np.asarray(Image.alpha_composite(paper, picture.convert("RGBA")).convert("RGB"))
 
 
 def composite(pixels: np.ndarray, background: np.ndarray) -> np.ndarray:
