@@ -1,4 +1,4 @@
-"""The pictures that a ControlNet is shown: the edges of a picture, made on the device in training as in drawing. And what users give instead is
+"""The pictures that a ControlNet is shown: the edges of a picture, made on the device in training as in drawing; what users give instead is
 checked. Not here: the network (`nets.controlnet`).
 
     e = |grad Y| / max |grad Y|,    Y = 0.299 R + 0.587 G + 0.114 B (Rec. 601), grad by Sobel's filter, the outermost pixels repeated

@@ -3,10 +3,10 @@
     anystep bench control --model MODEL [--against MODEL] [--prompts 256] [--steps 1,2,4] [--scales 0,0.5,1] [--split dev] [--out FILE.json]
 
 Held-out scenes of the shapes world: each gives a prompt and the edges of its own picture. "IoU" is of foregrounds, the pixels further than
-`shapes.detect`'s INK from the paper: those of the drawn picture and of the one that the edges came from, intersection over union, the mean
-over pictures. "right" is the exact judge's overall score of the prompts, which knows nothing of the edges. All rows see the same prompts and
-noise; "more" is the paired difference of IoU to the row of its step count named by --against, or without it to the model's own without a
-picture. Scale 0 is the trunk by way of the ControlNet. ± is one standard error.
+`shapes.detect`'s INK from the paper: intersection over union of those of the drawn picture and of the one that the edges came from, the
+mean over pictures. "right" is the exact judge's overall score of the prompts, which knows nothing of the edges. All rows see the same
+prompts and noise; "more" is the paired difference of IoU to the first row of its step count, "none": the model of --against, or without it
+the model's own, drawing without a picture. Scale 0 is the trunk by way of the ControlNet. ± is one standard error.
 """
 
 import numpy as np

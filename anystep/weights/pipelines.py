@@ -103,10 +103,8 @@ def with_control(folder, net, options, params, dtype, shard=None):
         if getattr(its, name) != getattr(options, name):
             raise UserError(f"{folder / 'controlnet'}: has {name} = {getattr(its, name)}, transformer/ {getattr(options, name)}")
     if its.shape[-1] != options.shape[-1] or its.depth >= options.depth:
-        must = f"{options.shape[-1]} channels and less than {options.depth} blocks"
-        raise UserError(
-            f"{folder / 'controlnet'}: has {its.shape[-1]} channels and {its.depth} blocks, allowed beside transformer/ are {must}"
-        )
+        must = f"allowed beside transformer/ are {options.shape[-1]} channels and less than {options.depth} blocks"
+        raise UserError(f"{folder / 'controlnet'}: has {its.shape[-1]} channels and {its.depth} blocks, {must}")
     model = controlnet.controlled(net, controlnet.build(its, its.text_width), its.depth)
     return model, {"trunk": params, "control": beside}
 
