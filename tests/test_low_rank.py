@@ -45,7 +45,8 @@ def test_at_first_nothing_is_added_and_merging_adds_what_is_drawn_with():
 def test_a_step_moves_the_additions_and_no_bit_of_the_trunk(tmp_path):
     _, _, (first, _, last), metrics, _ = two_steps(tmp_path, *RANK)
     changed = moved(first.params, last.params)
-    assert changed == {f"net/low_rank/{name}" for name in tree.paths(first.params["net"]["low_rank"])}
+    assert {"net/low_rank/blocks/mlp/out/kernel/b", "net/low_rank/blocks/cross/out/kernel/b"} <= changed
+    assert all(name.startswith("net/low_rank/") for name in changed)
     assert all(name.startswith("main/net/low_rank/") for name in moved(first.ema, last.ema))
     assert not [name for name in tree.paths(last.opt) if "trunk" in name or name.startswith("text/")]
     assert 0 < metrics["grad_norm/net"] < np.inf
