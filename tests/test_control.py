@@ -79,6 +79,7 @@ def test_at_first_it_answers_as_its_trunk_to_the_bit(guidance):
     np.testing.assert_allclose(by_row, np.where(np.arange(4)[:, None, None, None] % 2, half, full), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_its_derivative_is_that_of_the_whole():
     trunk, model = wrapped(count=1, depth=2)
     params, (x, t, s, cond) = toys.random_params(model, size=0.1), toys.picture_inputs(trunk, rows=1)

@@ -21,7 +21,7 @@ def test_at_first_nothing_is_added_and_merging_adds_what_is_drawn_with():
     trunk = toys.tiny_sana(depth=2)
     model, p = low_rank.adapted(trunk, 2), toys.random_params(trunk, size=0.2)
     x, t, s, cond = toys.picture_inputs(trunk, rows=2)
-    params = model.init(jax.random.key(0)) | {"trunk": p}
+    params = jax.jit(model.init)(jax.random.key(0)) | {"trunk": p}
     kernels = {name.rpartition("/")[0] for name in tree.paths(params["low_rank"])}
     assert kernels == {f"blocks/{part}/kernel" for part in PARTS} and not moved(p, low_rank.merged(params))
     alone, both = (jax.jit(lambda p, m=m: m.velocity(p, x, t, s, cond)[0]) for m in (trunk, model))
@@ -34,14 +34,21 @@ def test_at_first_nothing_is_added_and_merging_adds_what_is_drawn_with():
     u, whole = both(params), alone(found)
     assert np.abs(u - alone(p)).max() > 0.1
     np.testing.assert_allclose(u, whole, rtol=1e-4, atol=1e-4 * np.abs(whole).max())
-    v = jnp.ones_like(x)
+
+
+@pytest.mark.slow
+def test_its_derivative_is_that_of_the_sum():
+    trunk = toys.tiny_sana(depth=2)
+    model = low_rank.adapted(trunk, 2)
+    params, (x, t, s, cond) = toys.random_params(model, size=0.2), toys.picture_inputs(trunk, rows=2)
     du, want = (
-        jax.jit(lambda p, m=m: total_derivative(lambda x, t, s: m.velocity(p, x, t, s, cond), x, t, s, v)[1])(q)
-        for m, q in ((model, params), (trunk, found))
+        jax.jit(lambda p, m=m: total_derivative(lambda x, t, s: m.velocity(p, x, t, s, cond), x, t, s, jnp.ones_like(x))[1])(q)
+        for m, q in ((model, params), (trunk, low_rank.merged(params)))
     )
     np.testing.assert_allclose(du, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_additions_and_no_bit_of_the_trunk(tmp_path):
     _, _, (first, _, last), metrics, _ = two_steps(tmp_path, *RANK)
     changed = moved(first.params, last.params)
