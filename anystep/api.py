@@ -14,13 +14,14 @@ from ml_collections import ConfigDict
 
 from anystep import checkpoint, teachers, tree, weights
 from anystep import mesh as meshes
-from anystep.arrays import channels
+from anystep.arrays import channels, in_units
 from anystep.config import from_saved
+from anystep.control import check_given
 from anystep.errors import UserError
 from anystep.flags import ASKS, SAMPLERS
 from anystep.guide import classifier_free
 from anystep.nets.autoencoder import in_memory
-from anystep.nets.build import build_models, drawn_roles, text_folder, trained_roles
+from anystep.nets.build import build_models, drawn_roles, plain, text_folder, trained_roles
 from anystep.nets.sana import TOLD
 from anystep.path import from_flow_time
 from anystep.sampling import asked_by, make, on_whole_steps, started_from, whole_step
@@ -104,7 +105,8 @@ def told_by(config):
 
 def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
-    checkpoint, or of the one at `step`), or of a folder with the parts of a pipeline (model_index.json), a peer's or imported.
+    checkpoint, or of the one at `step`; what a low rank added is inside its kernels), or of a folder with the parts of a pipeline
+    (model_index.json), a peer's or imported.
 
     `dtype` "float32" | "bfloat16": of a pipeline's activations. text: for a model that learned from a store, the folder of the text encoder
     that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. split: a pipeline's
@@ -143,7 +145,8 @@ def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline,
     params, exported = state["ema"][EMA], folder / "model"
     if "text" in drawn_roles(model.config) and "text" not in params and (exported / weights.WEIGHTS).exists():  # the teacher may be gone
         params = params | {"text": jax.device_put(weights.load_folder(exported)[1]["text"])}
-    return with_frozen(model, params, text)
+    merged, params = plain(model.config.to_dict(), params)
+    return with_frozen(pipeline(from_saved(merged)) if model.config.model.rank else model, params, text)
 
 
 def with_frozen(model: Pipeline, params, text=None) -> tuple[Pipeline, dict]:
@@ -218,8 +221,10 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     draws afresh; times, decreasing flow times [N + 1] instead of `steps`, or the name of a published list for `steps` (`times.PUBLISHED`);
     size, (height, width) in pixels; first, the number of the first row: row i's noise depends on (seed, first + i) alone, not on steps or
     the other prompts; noise [N, ...] to start from instead; image, uint8 [N, H, W, 3] or one for all prompts, and strength in (0, 1], how
-    far it is noised before the walk begins there (see `walks`; 1 leaves nothing of it). Raises UserError for a bad prompt, size, picture,
-    strength or time, and for a scale that could not act (see `guidance`).
+    far it is noised before the walk begins there (see `walks`; 1 leaves nothing of it). For a model with a ControlNet: control, pictures
+    uint8 [N, H, W, 3] of what is wanted or one for all prompts (edges: `anystep.control.edges`), and control_scale of its residuals;
+    without a picture it draws as its trunk. Raises UserError for a bad prompt, size, picture, strength or time, for a picture that cannot be
+    followed, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
@@ -231,7 +236,7 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
 
 def sample_and_say(
     model, params, prompts, steps=4, seed=0, guide=None, steer=None,
-    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0, image=None, strength=0.6,
+    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0, image=None, strength=0.6, control=None, control_scale=1.0,
 ) -> tuple[np.ndarray, Any]:  # fmt: skip
     """(what `sample_array` gives, what a Steering says: its arrays [steps, N, ...], {} where it had nothing to do)."""
     if isinstance(prompts, str):
@@ -245,6 +250,7 @@ def sample_and_say(
     shape = shape_of(model, size)
     if noise is not None and np.shape(noise) != (len(prompts), *shape):
         raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
+    picture = None if control is None else control_in_units(model, params, control, len(prompts), picture_of(model, shape))
     batch, flow_times = d.batch, times_of(d, steps, tokens_of(model, shape), times)
     if image is not None and isinstance(steer, Steering):
         raise UserError("image: is for drawing without steer, which expects to begin with noise alone")
@@ -287,6 +293,8 @@ def sample_and_say(
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
             data=data if data is None else jnp.asarray(filled(data[row : row + batch], rows)),
+            picture=None if picture is None else filled(picture[row : row + batch], rows),
+            control_scale=number("control_scale", control_scale),
         )
         infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
@@ -295,6 +303,18 @@ def sample_and_say(
             out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
     x = np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
     return x, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *infos) if infos else {}
+
+
+def control_in_units(model, params, control, rows, shape) -> np.ndarray:
+    """What `sample` takes as control, of drawn pictures of `shape` (H, W, 3), as a ControlNet sees it: [rows, h, w, C] float32 in the
+    network's units, latents where it draws latents. UserError for a model that follows no picture."""
+    if not model.net.controls:
+        raise UserError("control: a picture to follow was given, but the model has no ControlNet")
+    x = check_given(control, rows, shape)
+    if model.codec is not None:  # one at a time, as they are decoded
+        x = np.concatenate([model.encode(params["codec"], x[i : i + 1]) for i in range(len(x))])
+    x = np.asarray(in_units(model.net, x))
+    return np.broadcast_to(x, (rows, *x.shape[1:]))
 
 
 def filled(rows, count):
@@ -338,10 +358,14 @@ def number(name, value):
 
 def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None, data=None,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise,
+    steered=None, data=None, picture=None, control_scale=1.0,
 ):  # fmt: skip
     """(x at the door, what the sampler says of its steps)."""
-    cond, rows = text.encode(params["text"], tokens), keys.shape[0]
+    rows, seen = keys.shape[0], {}
+    if picture is not None:
+        seen = {"picture": picture, "control_scale": jnp.asarray(control_scale, jnp.float32)}
+    cond = text.encode(params["text"], tokens) | seen
     if told:
         cond = cond | {"guidance": jnp.full(rows, told * scale, jnp.float32)}
 
@@ -350,7 +374,7 @@ def _draw(
 
     known = guide is None  # what another guide asks is its own affair
     if known and guided:
-        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null))
+        none = jax.tree.map(lambda a: jnp.broadcast_to(a, (rows, *a.shape[1:])), text.encode(params["text"], null)) | seen
         low, high = (from_flow_time(net.path, jnp.float32(t)) for t in interval)
         guide = classifier_free(velocity_under(none), scale, energy_preserving, (low, high), jumps)
 

@@ -13,6 +13,11 @@ def channels(c, x):
     return jnp.asarray(c, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
+def in_units(model, x):
+    """Data at the door -> a Model's units."""
+    return (x - channels(model.shift, x)) / channels(model.scale, x)
+
+
 def mean(x):
     """[B, ...] -> [B], in float32."""
     return jnp.mean(x.astype(jnp.float32), axis=tuple(range(1, x.ndim)))

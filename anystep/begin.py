@@ -12,6 +12,7 @@ from anystep.config import completed, flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
+from anystep.nets import controlnet
 from anystep.nets.build import build_text, has_teacher, options_of, shape_of, text_folder, trained_roles
 from anystep.state import EMA, averaged, init_state
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
@@ -29,6 +30,8 @@ def check(config, workdir, begun, also):
         logs.package_of(name)
     if config.init_from and not begun:
         teachers.find(config.init_from, "config.init_from", ended=False)
+    if config.model.frozen and not config.init_from:
+        raise UserError("config.init_from = '': must be a model for config.model.frozen, whose network is not trained")
     if has_teacher(config):
         teachers.check(config)
         index = read_index(config.data.path) if config.data.kind == "store" else {"made_with": {}}
@@ -105,12 +108,25 @@ def first_state(config, models, optimizers, shardings):
     place = teachers.beginning(config, options)
     loaded = {"net": port.load(place.folder)[2]} if place.saved is None else load(config.init_from)[1]
     found = {role: loaded[role] for role in state.params if role in loaded}
-    fresh = {role: state.params[role] for role in found}
-    params = state.params | weights.take(fresh, found, NEW)
+    network = begun_from(config, state.params["net"], found["net"])
+    others = {role: state.params[role] for role in found if role != "net"}
+    params = state.params | weights.take(others, {role: found[role] for role in others}) | {"net": network}
     state = state._replace(params=params, ema={EMA: averaged(params)})
-    missing = weights.match(fresh, found).missing
+    missing = weights.match(
+        {"net": state.params["net"].get("trunk", state.params["net"])}, {"net": found["net"].get("trunk", found["net"])}
+    ).missing
     new = [pattern for pattern in NEW if fnmatch.filter(missing, pattern)] + [role for role in state.params if role not in found]
+    new += [part for part in network if "trunk" in network and part not in ("trunk", *found["net"])]
     return jax.device_put(state, shardings), ", ".join([*new, *clock_of(place, options)])
+
+
+def begun_from(config, fresh, loaded):
+    """Weights of the config's network, `fresh` where `loaded` has none: a whole network of this kind, or the trunk of one with additions,
+    beside which a ControlNet begins as its copy."""
+    if "trunk" not in fresh or "trunk" in loaded:
+        return weights.take({"net": fresh}, {"net": loaded}, NEW)["net"]
+    trunk = weights.take({"net": fresh["trunk"]}, {"net": loaded}, NEW)["net"]
+    return fresh | {"trunk": trunk} | ({"control": controlnet.copied(trunk, config.model.control)} if config.model.control else {})
 
 
 def clock_of(place, options):

@@ -57,6 +57,12 @@ def make_optimizer(optim, steps: int, times: float = 1.0) -> optax.GradientTrans
     return optax.chain(optax.clip_by_global_norm(optim.clip), chosen) if optim.clip else chosen
 
 
+def beside_trunk(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same for params {"trunk", ...} but for the trunk, which has no state and gets no update: neither does weight decay reach it."""
+    kinds = {"moved": optimizer, "kept": optax.set_to_zero()}
+    return optax.partition(kinds, lambda params: {part: "kept" if part == "trunk" else "moved" for part in params})
+
+
 def _muon(rate, rms, weight_decay) -> optax.GradientTransformation:
     last_two = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     return optax.chain(

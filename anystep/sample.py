@@ -30,6 +30,9 @@ def parse(argv):
     parser.add_argument("--strength", type=flags.real(0.0, 1.0), help="flow time at which --image begins, above 0 (default: 0.6)")
     parser.add_argument("--text", help="folder of the text encoder, for prompts that the store of the model does not hold")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
+    parser.add_argument("--control", help="picture that a ControlNet follows as it is, edges white on black, of the drawn size")
+    parser.add_argument("--control_from", help="picture whose edges it follows")
+    parser.add_argument("--control_scale", type=flags.real(-10.0, 10.0), help="of what the ControlNet adds (default: 1)")
     parser.add_argument("--steer", help="folder of a classifier (anystep steer-train): objects go where the prompt says")
     parser.add_argument("--method", choices=flags.STEERING, help="how to steer (default: fast)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations (default: float32)")
@@ -46,6 +49,10 @@ def parse(argv):
     args.prompts = [row["prompt"] for row in args.rows]
     if not args.prompts:
         raise UserError("nothing to draw: give --prompt TEXT or --prompts FILE")
+    if args.control and args.control_from:
+        raise UserError("--control_from: not beside --control, one picture is followed")
+    if args.control_scale is not None and not (args.control or args.control_from):
+        raise UserError(f"--control_scale {args.control_scale:g}: is for --control or --control_from")
     if args.method and not args.steer:
         raise UserError(f"--method {args.method}: is for --steer")
     args.over = flags.check_times(args)
@@ -98,6 +105,7 @@ def main(argv):
 
     picture = read_whole(args.image) if args.image else None  # before a large model is read
     use_compile_cache()
+    followed = _followed(args)
     model, params = api.load(args.model, dtype=args.dtype, text=args.text)
     height, width, colours = api.picture_of(model, api.shape_of(model, args.size))
     if colours < 3:
@@ -105,7 +113,7 @@ def main(argv):
     steps = args.steps or model.drawing.steps
     how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}
     scale, _ = api.guidance(model.drawing, args.scale, **how)
-    how |= {"guide": args.scale, "eta": args.eta, "size": args.size and list(args.size)}
+    how |= {"guide": args.scale, "eta": args.eta, "size": args.size and list(args.size)} | followed
     how |= args.over | ({"image": picture, "strength": args.strength} if args.image else {})
     steer = steering.load(args.steer, model, args.method or "fast", measure=not args.export) if args.steer else None
     said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
@@ -122,6 +130,20 @@ def main(argv):
     logs.save(logs.strip(drawn, args.prompts), args.out)
     counts = ", ".join(map(str, steps))
     print(f"{args.out}: {len(args.prompts)} prompts at {counts} steps, {said}")
+
+
+def _followed(args):
+    """What to draw with a picture that is followed: {} for none."""
+    if not (args.control or args.control_from):
+        return {}
+    from anystep.control import edges
+    from anystep.data.pictures import read_whole
+    from anystep.subjects import to_uint8
+
+    shown = read_whole(args.control or args.control_from)
+    if args.control_from:
+        shown = to_uint8(edges(shown[None] / 127.5 - 1.0))[0]
+    return {"control": shown, "control_scale": 1.0 if args.control_scale is None else args.control_scale}
 
 
 def _steered(args, api, model, params, steer, steps, how, said):
@@ -159,7 +181,8 @@ def _export(args, folder, api, model, params, scale, how, said, steer=None):
     asked = hashlib.sha256(json.dumps(args.rows).encode()).hexdigest()
     made = {"export": args.export, "prompts": asked, "count": args.count, "steps": steps, "seed": args.seed}
     made |= {"weights": digest(params)} | ({"steer": [args.method or "fast", digest(steer.params)]} if steer else {})
-    galleries.begin(folder, args.export, args.rows, made | how | {"guide": scale})
+    made |= how | {"guide": scale} | ({"control": zlib.crc32(how["control"].tobytes())} if "control" in how else {})
+    galleries.begin(folder, args.export, args.rows, made)
     if args.export == "t2i_compbench" and (changed := sum(galleries.stem(prompt) != prompt for prompt in args.prompts)):
         print(f"{changed} prompts differ from their file names: spaces for / and _, or cut", file=sys.stderr)
 

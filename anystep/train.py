@@ -233,16 +233,18 @@ def report(writer, row):
 
 
 def export(config, params, workdir):
-    """WORKDIR/model: the averaged weights, beside a teacher with its text encoder, as a model folder; whether the disk took it."""
+    """WORKDIR/model: the averaged weights, beside a teacher with its text encoder, as a model folder; whether the disk took it. What a low
+    rank added goes into the kernels, so that whatever reads a model reads this one; the parts are in the checkpoints."""
     import jax
 
     from anystep import mesh as meshes
     from anystep import weights
+    from anystep.nets.build import plain
 
-    params = meshes.on_every_host(params)
+    saved, params = plain(config.to_dict(), meshes.on_every_host(params))
     try:
         if jax.process_index() == 0:
-            weights.save_folder(workdir / "model", config.to_dict(), params)
+            weights.save_folder(workdir / "model", saved, params)
     except OSError as error:
         print(f"WARNING: {workdir / 'model'} was not written ({error})", file=sys.stderr, flush=True)
         return False

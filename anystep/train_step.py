@@ -20,7 +20,7 @@ from anystep.objectives import mix as mixing
 from anystep.objectives.consistency import Teacher, consistency
 from anystep.objectives.flow_matching import flow_matching
 from anystep.objectives.self_evaluation import Auxiliary, self_evaluation
-from anystep.optim import make_optimizer
+from anystep.optim import beside_trunk, make_optimizer
 from anystep.state import AVERAGED, EMA, HEADS, SAID, init_state
 from anystep.times import TimeLaw, time_law
 from anystep.types import Roles, TrainState
@@ -60,7 +60,10 @@ def make_optimizers(config):
     """{role: optimizer} of the trained roles, each over its own share of the steps."""
     steps = -(-config.train.steps // kinds(config))
     times = {HEADS: config.objective.adversarial.rate}
-    return {role: make_optimizer(config.optim, steps, times.get(role, 1.0)) for role in trained_roles(config)}
+    found = {role: make_optimizer(config.optim, steps, times.get(role, 1.0)) for role in trained_roles(config)}
+    if not config.model.frozen:
+        return found
+    return found | {"net": beside_trunk(found["net"])} | {role: optax.set_to_zero() for role in found if role == "text"}
 
 
 def phases(config):
@@ -107,7 +110,8 @@ def make_loss(config, models, terms=None):
 
     def loss(params, roles, batch, step, only=None):
         roles = roles._replace(params=roles.params | params | roles.frozen, ema=roles.ema | roles.frozen)
-        prepared = mixing.prepare(models, roles, batch, key, step, config.objective.prompt_dropout, fake, guidance)
+        dropout, uncontrolled = config.objective.prompt_dropout, config.objective.control_dropout
+        prepared = mixing.prepare(models, roles, batch, key, step, dropout, fake, guidance, uncontrolled)
         total, metrics, buffers = mixing.mix(terms, models, roles, prepared, key, step, only)
         return total, (metrics, buffers)
 
@@ -116,6 +120,7 @@ def make_loss(config, models, terms=None):
 
 def make_gradients(config, models, roles):
     """For each kind of steps, in turn, (roles, batch, step) -> (gradients by role, metrics, buffers); `roles`: names of those trained."""
+    roles = tuple(role for role in roles if role != "text" or not config.model.frozen)
 
     def gradient(loss, moved, only=None):
         def of(roles, batch, step):

@@ -24,7 +24,8 @@ has unit standard deviation and the prompts are encoded, by the text role, into 
 `null` (the null prompt, live weights, no gradient), `ema_cond` and `ema_null` (EMA weights), and `dropped` [B] bool says which rows had
 their prompt replaced by the null one. Self-E's late stage also wants `fake`: tokens of the prompts behind two words, encoded where
 they are used, which is late and on few rows. Beside a teacher there are `teacher_cond`, `teacher_null` and `scale` [B], the guidance that
-the teacher is asked under; networks that are told a scale find it as "guidance" among their own features and mask.
+the teacher is asked under; networks that are told a scale find it as "guidance" among their own features and mask. For a network that
+follows pictures every one of these prompts has the row's "picture", the edges of x0 in its units.
 """
 
 
@@ -64,6 +65,7 @@ class Model(NamedTuple):
     shift: float | tuple[float, ...] = 0.0  # unit = (door - shift) / scale
     scale: float | tuple[float, ...] = 1.0
     maps: int = 0  # number of cross-attention layers that a Capture may name
+    controls: bool = False  # it follows cond["picture"] [B, H, W, C] in its units, where there is one, by cond["control_scale"], 1 or [B]
 
 
 class Text(NamedTuple):

@@ -9,10 +9,12 @@ import re
 import sys
 
 import jax
+import numpy as np
 
 from anystep import evals, logs
 from anystep.api import codec_params, pipeline, sample_array
-from anystep.subjects import subject
+from anystep.control import edges
+from anystep.subjects import subject, to_uint8
 from anystep.train_step import kinds
 
 
@@ -24,6 +26,7 @@ class Watch:
         self.config, self.workdir, self.writer = config, workdir, writer
         self.model = pipeline(config)
         self.subject = subject(config.data, min(self.model.drawing.batch, config.eval.prompts)) if config.train.sample_every else None
+        self.followed = self.edges() if self.model.net.controls and self.subject and self.subject.example else {}
 
     def __call__(self, step, params):
         metadata, judge, _, show = self.subject
@@ -31,7 +34,7 @@ class Watch:
         c = self.config.objective.consistency
         ask = "now" if c.share and step // kinds(self.config) <= c.start else None  # no jump was trained yet
         params = params | codec_params(self.model)  # for as long as it draws
-        drawn = {n: sample_array(self.model, params, prompts, n, ask=ask) for n in self.config.eval.steps}
+        drawn = {n: sample_array(self.model, params, prompts, n, ask=ask, **self.followed) for n in self.config.eval.steps}
         if jax.process_index():
             return
         self.save(show(drawn, title=f"step {step}"), f"{step}.png")
@@ -43,6 +46,11 @@ class Watch:
             row |= {f"eval/{n}": scores["overall"], f"eval/{n}/se": scores["overall_se"]}
         self.writer.write(row)
         self.save(self.curve(), "curve.png")
+
+    def edges(self):
+        """What a ControlNet follows: the edges of the data's own pictures of the prompts, where there are some."""
+        examples = [self.subject.example(row, 0) for row in self.subject.metadata]
+        return {"control": to_uint8(edges(np.stack(examples)))}
 
     def save(self, picture, name):
         """A disk that refuses costs the picture, not the run."""

@@ -66,6 +66,9 @@ def get_config():
                 time_span=10000.0,
                 second_time=False,
                 guidance=True,
+                control=0,
+                rank=0,
+                frozen=False,
                 scan=True,
                 remat=True,
                 dtype="bfloat16",
@@ -77,6 +80,7 @@ def get_config():
             objective=dict(
                 time=dict(law="logit_normal", mean=0.893, std=1.6, shift=1.0, base_tokens=0),
                 prompt_dropout=0.0,
+                control_dropout=0.0,
                 teacher=dict(folder="", digest="", scales=(4.0, 4.5, 5.0), null_mask="own"),
                 flow_matching=dict(share=0, weight=1.0, weighting="none"),
                 self_evaluation=dict(

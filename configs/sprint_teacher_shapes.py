@@ -51,6 +51,9 @@ def get_config():
                 time_span=16.0,
                 second_time=False,
                 guidance=False,
+                control=0,
+                rank=0,
+                frozen=False,
                 scan=False,
                 remat=False,
                 dtype="float32",
@@ -62,6 +65,7 @@ def get_config():
             objective=dict(
                 time=dict(law="logit_normal", mean=0.0, std=1.0, shift=3.0, base_tokens=0),
                 prompt_dropout=0.1,
+                control_dropout=0.0,
                 teacher=dict(folder="", digest="", scales=(1.0,), null_mask="own"),
                 flow_matching=dict(share=1, weight=1.0, weighting="none"),
                 self_evaluation=dict(

@@ -26,6 +26,12 @@ def taught_steps(data, fsdp, folder):
     return three_steps(data, fsdp, folder, name="sana_sprint_600m", more=SPRINT, seen=SEEN_BESIDE_HEADS)
 
 
+def followed_steps(data, fsdp, folder):
+    """The same with a ControlNet beside a network that stays as it is."""
+    more = ("--config.model.control=1", "--config.model.frozen=True", "--config.objective.control_dropout=0.25")
+    return three_steps(data, fsdp, folder, name="sprint_teacher_shapes", more=more, seen=("loss", "grad_norm/net"))
+
+
 def three_steps(data, fsdp, folder, meet=lambda: None, name="shapes", more=None, seen=SEEN):
     """[[loss, gradient norms, losses], ...] and the shardings' fsdp leaves."""
     import optax

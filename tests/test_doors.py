@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # Imports go down: a room may import rooms of lower floors and itself, never a neighbour. Every file of the package lives in a room.
 FLOORS = (
     "errors types tree arrays files flops positions",  # positions: rules on boxes, which shapes draws and judges by
-    "path times flow_map guide weighting shapes stores relations",  # relations: words alone, for steering and `parse`
+    "path times flow_map guide weighting shapes stores relations control",  # relations: words, for steering and `parse`; control: edges
     "nets",
     "objectives sampling",
     "mesh optim spikes logs cache",

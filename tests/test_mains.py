@@ -30,9 +30,8 @@ SEED = 3
 def config(kind="shapes"):
     data = WORLD._asdict() | {"kind": kind, "batch": 4, "path": "", "dev_share": 0.1, "modes": 8}
     guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next", "eta": 1.0}
-    objective = {"consistency": {"share": 0, "guidance": 1.0}, "time": {}, "teacher": {"folder": "", "scales": ()}}
-    objective |= {"adversarial": {"share": 0}}
-    model = {"net": "sana", "patch": 4, "guidance": False, "second_time": False}
+    objective = {"consistency": {"share": 0, "guidance": 1.0}, "adversarial": {"share": 0}, "teacher": {"scales": (1.0,)}, "time": {}}
+    model = {"net": "sana", "patch": 4, "second_time": True, "guidance": False}
     return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective, "model": model})
 
 
@@ -223,7 +222,7 @@ def exported(monkeypatch):
     stand_in(monkeypatch, batch=2)
     calls = []
 
-    def sample(model, params, asked, steps, seed, first, steer, guide, sampler, ask, eta, size):
+    def sample(model, params, asked, steps, seed, first, guide, sampler, ask, eta, size, steer):
         calls.append((len(asked), steps, seed, first))
         return np.stack([np.full((16, 16, 3), 10 * seed + first + i, np.uint8) for i in range(len(asked))])
 

@@ -48,6 +48,13 @@ def test_eight_devices_distil_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_eight_devices_follow_edges_as_one(tmp_path):
+    one, many = (in_own_process(tmp_path, devices, data, fsdp, "followed_steps") for devices, data, fsdp in ((1, 1, 1), (8, 2, 4)))
+    assert one["split"] == 0 and many["split"] > 5
+    np.testing.assert_allclose(many["rows"], one["rows"], rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(one_device, tmp_path):
     with socket.socket() as s:
         s.bind(("localhost", 0))

@@ -12,12 +12,14 @@ from anystep import stores, tree, weights
 NAMES = sorted(configs.packaged())
 ALIKE = ("sprint_teacher_shapes", "sana_sprint_1600m")  # another's network or objectives at another size
 STORES = ("store", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
-TAUGHT = ("sprint_shapes", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
+CONTROLLED = ("sprint_control_shapes",)
+TAUGHT = (*CONTROLLED, "sprint_shapes", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
 ALL_OBJECTIVES = (
     "--config.objective.flow_matching.share=2",
     "--config.objective.self_evaluation.share=1",
     "--config.objective.consistency.share=1",
 )
+PLAIN = ("--config.model.control=0", "--config.model.frozen=False", "--config.objective.control_dropout=0")
 FLOW = ("flow_matching.share=1", "self_evaluation.share=0", "consistency.share=0", "adversarial.share=0", "prompt_dropout=0.1")
 
 
@@ -49,22 +51,27 @@ def arguments(name, folder, *more):
         flags += ["--config.data.holds=()"] if name != "store" else []
     if name == "sprint_flux":
         flags += ["--config.model.double=1"]
+    if name in CONTROLLED:
+        flags += ["--config.model.control=1"]
     if name in TAUGHT:
-        place = teacher(folder, [*flags, *more, "--config.model.guidance=False", "--config.eval.sampler=euler", "--config.eval.ask=now"])
-        flags += [f"--config.objective.teacher.folder={place}", f"--config.init_from={place}"]
+        lone = [*more, "--config.model.guidance=False", "--config.eval.sampler=euler", "--config.eval.ask=now"]
+        place = beginning = teacher(folder, [*flags, *lone])
+        if name in CONTROLLED:
+            beginning = teacher(folder, [*flags, *lone, *PLAIN], "student")
+        flags += [f"--config.objective.teacher.folder={place}", f"--config.init_from={beginning}"]
         flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.warmup=2"]
     return [*flags, *more]
 
 
-def teacher(folder, flags):
+def teacher(folder, flags, called="teacher"):
     """A model folder with the fresh weights of a config's network, as if flow matching had trained it."""
     from anystep.nets.build import build_models, drawn_roles
 
     config = configs.load([*flags, *(f"--config.objective.{field}" for field in FLOW)])[0]
     models = build_models(config)
     params = jax.jit(lambda: {role: models[role].init(tree.fold(jax.random.key(7), role)) for role in drawn_roles(config)})()
-    weights.save_folder(folder / "teacher", config.to_dict(), params)
-    return folder / "teacher"
+    weights.save_folder(folder / called, config.to_dict(), params)
+    return folder / called
 
 
 def everything(name, folder):

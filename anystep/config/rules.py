@@ -166,6 +166,31 @@ def the_teacher_is_used(c):
         refuse("train.steps", c.train.steps, ">= 2 for adversarial: the heads take the first step, the network the second")
 
 
+def additions_fit(c):
+    m = c.model
+    for name in ("control", "rank"):
+        if m[name] and m.net == "mlp":
+            refuse(f"model.{name}", m[name], "0 for config.model.net = 'mlp'")
+    if m.control and m.rank:
+        refuse("model.rank", m.rank, "0 beside config.model.control: one addition at a time")
+    if m.rank and not m.frozen:
+        refuse("model.frozen", False, "True for config.model.rank: additions to kernels that move themselves are none")
+    if m.frozen and not (m.control or m.rank):
+        refuse("model.frozen", True, "False without config.model.control or config.model.rank: nothing would be trained")
+    if c.objective.control_dropout and not m.control:
+        refuse("objective.control_dropout", c.objective.control_dropout, "0 without config.model.control")
+    if not m.control:
+        return
+    if m.net != "sana":
+        refuse("model.control", m.control, "0 for config.model.net = 'mmdit'")
+    if c.data.kind == "store":
+        refuse("model.control", m.control, "0 for config.data.kind = 'store': edges are taken from pictures")
+    if m.control >= m.depth:
+        refuse("model.control", m.control, f"< config.model.depth = {m.depth}: residual k is added after block k + 1")
+    if c.objective.self_evaluation.share and c.objective.self_evaluation.auxiliary_k < 1:
+        refuse("model.control", m.control, "0 for config.objective.self_evaluation.auxiliary_k < 1, whose fakes have no edges")
+
+
 def the_form_fits(c):
     jumps = c.objective.consistency
     if not jumps.share:
@@ -330,6 +355,7 @@ RULES = (
     one_meaning_of_s,
     one_time_has_one_answer,
     the_teacher_is_used,
+    additions_fit,
     the_form_fits,
     mmdit_fits,
     null_prompt_is_trained,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from anystep.errors import UserError
-from anystep.nets import discriminator, logvar, mlp, mmdit, sana, text
+from anystep.nets import controlnet, discriminator, logvar, low_rank, mlp, mmdit, sana, text
 from anystep.nets.text import bert, stored
 from anystep.path import LINEAR, PATHS
 from anystep.stores import Store, read_index
@@ -67,6 +67,10 @@ def check_teacher(config, net, teacher):
     ):
         if mine != its:
             raise UserError(f"{where}: its data have {name} {its}, the config's {mine}")
+    o = config.objective
+    along_data = o.flow_matching.share or o.self_evaluation.share or (o.consistency.share and o.consistency.velocity == "data")
+    if net.controls and not (teacher.controls or along_data):
+        raise UserError(f"{where}: has no ControlNet (config.model.control), so nothing would teach this one to follow a picture")
     if teacher.path is not LINEAR:
         raise UserError(f"{where}: lives on the {teacher.path.name} path, allowed is linear")
     blocks = config.objective.adversarial.blocks
@@ -95,8 +99,22 @@ def build_net(config, shape, text_width, pooled, constrain, guidance):
         return mlp.build(o, text_width, PATHS[config.path.name], **common)
     o = options_of(m, shape, text_width, pooled)._replace(guidance=guidance)
     if m.net == "mmdit":
-        return mmdit.build(o, **common, constrain=constrain)
-    return sana.build(o, text_width, PATHS[config.path.name], **common, constrain=constrain)
+        net = mmdit.build(o, **common, constrain=constrain)
+    else:
+        net = sana.build(o, text_width, PATHS[config.path.name], **common, constrain=constrain)
+    if m.control:
+        beside = controlnet.build(o._replace(depth=m.control), text_width, constrain)
+        return controlnet.controlled(net, beside, m.control, config.model.frozen)
+    return low_rank.adapted(net, m.rank) if m.rank else net
+
+
+def plain(saved, params):
+    """(config, params) of a network with additions of low rank as one without: they are inside the kernels. Any other as it is; `saved`:
+    nested dict."""
+    if not saved["model"]["rank"]:
+        return saved, params
+    section = {"model": saved["model"] | {"rank": 0, "frozen": False}}
+    return saved | section, {**params, "net": low_rank.merged(params["net"])}
 
 
 def options_of(m, shape, text_width, pooled=0):

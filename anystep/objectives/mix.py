@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from anystep import times, tree
-from anystep.arrays import channels
+from anystep.arrays import expand, in_units
+from anystep.control import edges
 from anystep.types import Objective
 
 
@@ -37,9 +38,10 @@ class Guidance(NamedTuple):
     null_mask: str = "own"
 
 
-def prepare(models, roles, batch, key, step, dropout, fake=False, guidance: Guidance | None = None):
-    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded, `fake` tokens if wanted, what a teacher is
-    asked under `guidance` (see `types.Batch`). Differentiable through the text role."""
+def prepare(models, roles, batch, key, step, dropout, fake=False, guidance: Guidance | None = None, control_dropout=0.0):
+    """The batch as objectives see it: unit standard deviation, prompts dropped and encoded, `fake` tokens if wanted, the edges of the
+    pictures for a network that reads them, what a teacher is asked under `guidance` (see `types.Batch`). Differentiable through the text
+    role."""
     net, text = models["net"], models["text"]
     tokens, index = batch["cond"]["tokens"], batch["index"]
     null = jax.tree.map(jnp.asarray, text.tokenize([""]))
@@ -57,17 +59,27 @@ def prepare(models, roles, batch, key, step, dropout, fake=False, guidance: Guid
         found |= {"ema_cond": jax.lax.stop_gradient(found["cond"]), "ema_null": found["null"]}
     else:
         found |= {"ema_cond": jax.lax.stop_gradient(text.encode(mean, tokens)), "ema_null": of_null(mean)}
+    if net.controls:
+        picture = shown(net, batch["x0"], tree.uniform(tree.sample_keys(key, "control_dropout", step, index)) < control_dropout)
+        found = {name: cond | {"picture": picture} for name, cond in found.items()}
     if guidance:
         found |= beside_teacher(models, found, guidance, tree.uniform(tree.sample_keys(key, "guidance", step, index)))
     return (
         more
         | found
         | {
-            "x0": (batch["x0"] - channels(net.shift, batch["x0"])) / channels(net.scale, batch["x0"]),
+            "x0": in_units(net, batch["x0"]),
             "index": index,
             "dropped": drop,
         }
     )
+
+
+def shown(net, x0, dropped):
+    """What a ControlNet sees of pictures at the door: their edges, zeros where `dropped` [B]. Zeros are no picture of an empty scene, whose
+    edges are black: the data's mean says that nothing is known."""
+    picture = in_units(net, edges(x0))
+    return jnp.where(expand(dropped, picture), 0.0, picture)
 
 
 def beside_teacher(models, found, guidance, chance):

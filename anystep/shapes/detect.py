@@ -62,7 +62,7 @@ def detect(image: np.ndarray, world: World) -> Seen:
         return Seen([], False)
     size = picture.shape[0]
     off_paper = picture - PAPER
-    labels, n = ndimage.label((off_paper**2).sum(-1) > INK**2, np.ones((3, 3)))
+    labels, n = ndimage.label(_inked(off_paper), np.ones((3, 3)))
     things = [_thing(off_paper, labels, i, where, world) for i, where in enumerate(ndimage.find_objects(labels, n), 1)]
     things = [thing for thing in things if thing is not None]
     found = [found for found, _ in things]
@@ -70,6 +70,15 @@ def detect(image: np.ndarray, world: World) -> Seen:
         return Seen(found, False)
     left = ndimage.uniform_filter(picture - paint([model for _, model in things], size), (3, 3, 1), mode="nearest")
     return Seen(found, bool((left**2).sum(-1).max() < LEFTOVER))
+
+
+def foreground(image: np.ndarray) -> np.ndarray:
+    """Where a picture, as `detect` takes it, has ink: bool [H, W]."""
+    return _inked(_unit(image) - PAPER)
+
+
+def _inked(off_paper: np.ndarray) -> np.ndarray:
+    return (off_paper**2).sum(-1) > INK**2
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

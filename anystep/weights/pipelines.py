@@ -2,7 +2,7 @@
 
     model_index.json    transformer/ or unet/    vae/    text_encoder/ tokenizer/    text_encoder_2/ tokenizer_2/    scheduler/
 
-SANA    Gemma reads the prompt behind an instruction; guidance extrapolates           (2410.10629)
+SANA    Gemma reads the prompt behind an instruction; guidance extrapolates; with controlnet/, it follows a picture     (2410.10629)
 Sprint  the same, but the network is told a tenth of the scale                        (2503.09641)
 FLUX    T5 gives the features, CLIP the pooled vector; dev is told the scale, schnell has none
 SD      CLIP; what the network predicts, and over which clock, is said by the scheduler       (2112.10752)
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from anystep.errors import UserError
+from anystep.nets import controlnet, sana
 from anystep.nets.text import pretrained
 from anystep.types import Codec, Drawing, Model, Text
 from anystep.weights import port
@@ -62,8 +63,6 @@ def read(folder, dtype="float32", shard=None) -> Parts:
     place = next((name for name in ("transformer", "unet") if (folder / name).is_dir()), None)
     if place is None:
         raise UserError(f"{folder}: has neither transformer/ nor unet/")
-    if (folder / "controlnet").is_dir():
-        raise UserError(f"{folder}: has controlnet/, which drawing knows nothing of; a pipeline without it is expected")
     schedule = schedule_of(folder)
     if (place == "unet") != (schedule.betas is not None):
         answers = {"transformer": "flow", "unet": "epsilon, v_prediction"}[place]
@@ -73,6 +72,8 @@ def read(folder, dtype="float32", shard=None) -> Parts:
     if place == "unet":
         options = options._replace(predicts=schedule.predicts, betas=schedule.betas)
     net, patch = peer.build(options), kind.patch(options)
+    if (folder / "controlnet").is_dir():
+        net, params = with_control(folder, net, options, params, dtype, shard)
     lacking = [name for name in kind.encoders if not (folder / name).is_dir()]
     text, text_params = (absent(folder, lacking), {}) if lacking else kind.text(folder, dtype, options, shard)
     codec, codec_params = autoencoder(folder / "vae", dtype, shard)
@@ -91,6 +92,21 @@ def read(folder, dtype="float32", shard=None) -> Parts:
         **kind.drawing(options),
     )
     return Parts(net, text, codec, drawing, {"net": params, "text": text_params, "codec": codec_params})
+
+
+def with_control(folder, net, options, params, dtype, shard=None):
+    """(Model, params) of a SANA with the ControlNet in controlnet/."""
+    if not isinstance(options, sana.Options):
+        raise UserError(f"{folder}: has controlnet/, which only a SanaTransformer2DModel is drawn with here")
+    _, its, beside = component(folder / "controlnet", ("SanaControlNetModel",), dtype, shard)
+    for name in ("width", "patch", "text_width"):
+        if getattr(its, name) != getattr(options, name):
+            raise UserError(f"{folder / 'controlnet'}: has {name} = {getattr(its, name)}, transformer/ {getattr(options, name)}")
+    if its.shape[-1] != options.shape[-1] or its.depth >= options.depth:
+        must = f"allowed beside transformer/ are {options.shape[-1]} channels and less than {options.depth} blocks"
+        raise UserError(f"{folder / 'controlnet'}: has {its.shape[-1]} channels and {its.depth} blocks, {must}")
+    model = controlnet.controlled(net, controlnet.build(its, its.text_width), its.depth)
+    return model, {"trunk": params, "control": beside}
 
 
 def schedule_of(folder):

@@ -216,7 +216,7 @@ def control_answers(o, params, recorded):
     net = controlnet.build(o._replace(time_scale=1.0), o.text_width)
     x, control = nhwc(recorded["in_hidden_states"]), nhwc(recorded["in_controlnet_cond"])
     t, cond = jnp.asarray(recorded["in_timestep"], jnp.float32), cond_of(recorded, mask=recorded.get("in_encoder_attention_mask"))
-    found = net.residuals(params, x, t, cond, control, float(np.asarray(recorded.get("in_conditioning_scale", 1.0))))
+    found = net.residuals(params, x, t, t, cond, control, float(np.asarray(recorded.get("in_conditioning_scale", 1.0))))
     return {f"out_block_{k}": residual for k, residual in enumerate(found)}
 
 

@@ -1,0 +1,66 @@
+"""Low-rank additions to the kernels of a network's blocks (LoRA, 2106.09685), for any Model:
+
+    kernel' = kernel + a b,    a [L, in, r] normal of variance 1 / in, b [L, r, out] zero:    at first nothing is added
+
+The paper's factor alpha / r is 1 and no field: Adam's steps do not know it, and the learning rate says the same. The sum is made anew in
+every pass and the trunk asked with it, so that jvp, capture and sharding are the trunk's own; a b costs rank / (tokens of the batch) of
+what the kernel costs. What is spared is the optimizer's state: gradients of whole kernels exist for a moment, as in any training.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from anystep import tree
+from anystep.path import compose
+from anystep.types import Model
+
+STACKS = ("blocks", "double", "single")  # where a leaf's first axis is the layer
+
+
+def is_adapted(name: str, leaf) -> bool:
+    """Dense kernels [L, in, out] of the blocks; not the taps [L, 9, C] of a depthwise convolution."""
+    way = name.split("/")
+    return not set(STACKS).isdisjoint(way) and way[-1] == "kernel" and "depth" not in way and len(leaf.shape) == 3
+
+
+def adapted(trunk: Model, rank: int) -> Model:
+    """The trunk with additions of this rank, params {"trunk", "low_rank"}; the trunk's own get no gradient, and the optimizer must leave
+    them alone, too."""
+
+    def init(key):
+        params = trunk.init(key)
+        chosen = {name: leaf for name, leaf in tree.paths(params).items() if is_adapted(name, leaf)}
+        return {"trunk": params, "low_rank": tree.nest({name: fresh(tree.fold(key, name), leaf.shape) for name, leaf in chosen.items()})}
+
+    def fresh(key, shape):
+        layers, inside, outside = shape
+        a = jax.random.normal(key, (layers, inside, rank)) / math.sqrt(inside)
+        return {"a": a, "b": jnp.zeros((layers, rank, outside))}
+
+    def held(params):
+        return jax.lax.stop_gradient(params["trunk"])
+
+    def embed(params, x, t, s, cond):
+        return trunk.embed(held(params), x, t, s, cond)
+
+    def blocks(params, h, lo, hi, capture=None):
+        return trunk.blocks(merged(params | {"trunk": held(params)}), h, lo, hi, capture)
+
+    def head(params, h):
+        return trunk.head(held(params), h)
+
+    return compose(trunk._replace(init=init, embed=embed, blocks=blocks, head=head))
+
+
+def merged(params):
+    """The trunk's params with the additions inside, in the dtype of the trunk."""
+    added = tree.paths(params["low_rank"])
+
+    def one(name, leaf):
+        if f"{name}/a" not in added:
+            return leaf
+        return leaf + jnp.matmul(added[f"{name}/a"], added[f"{name}/b"], precision="highest").astype(leaf.dtype)
+
+    return tree.nest({name: one(name, leaf) for name, leaf in tree.paths(params["trunk"]).items()})
