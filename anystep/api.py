@@ -223,8 +223,8 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     the other prompts; noise [N, ...] to start from instead; image, uint8 [N, H, W, 3] or one for all prompts, and strength in (0, 1], how
     far it is noised before the walk begins there (see `walks`; 1 leaves nothing of it). For a model with a ControlNet: control, pictures
     uint8 [N, H, W, 3] of what is wanted or one for all prompts (edges: `anystep.control.edges`), and control_scale of its residuals;
-    without a picture it draws as its trunk. Raises UserError for a bad prompt, size, picture, strength or time, for a picture that cannot be
-    followed, and for a scale that could not act (see `guidance`).
+    without a picture it draws as its trunk. Raises UserError for a bad prompt, size, picture, strength or time, for a picture that cannot
+    be followed, and for a scale that could not act (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 

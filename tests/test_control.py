@@ -135,7 +135,7 @@ def two_steps(folder, *more):
     models, optimizers = training_models(config), make_optimizers(config)
     mesh = meshes.make_mesh(config.mesh)
     abstract = jax.eval_shape(lambda: begin.init_state(models, optimizers, 0))
-    state = begin.first_state(config, models, optimizers, meshes.shard_rule(abstract, mesh)[0])
+    state = begin.first_state(config, models, optimizers, meshes.shard_rule(abstract, mesh)[0])[0]
     step = make_train_step(config, models, optimizers)
     states, rng = [jax.device_get(state)], np.random.default_rng(0)
     tokens = np.repeat(models["text"].tokenize(["a red ring"]), 8, 0)
