@@ -26,8 +26,9 @@ from anystep.path import from_flow_time
 from anystep.sampling import asked_by, make, on_whole_steps, whole_step
 from anystep.sampling import sample as run
 from anystep.state import EMA
-from anystep.steering.program import Steering, Walk
-from anystep.steering.prompts import Understood
+from anystep.steering.at import Walk
+from anystep.steering.program import Recorder, Steering
+from anystep.steering.prompts import Understood, not_steered
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
 from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
@@ -256,9 +257,9 @@ def sample_and_say(
         tokens = model.text.tokenize(some + [""] * (rows - len(some)))
         told = None
         if isinstance(steer, Steering):
-            one = jax.eval_shape(model.text.encode, params["text"], tokens)
+            length = jax.eval_shape(encoder(model.text.encode), params["text"], tokens)["features"].shape[1]
             nothing = [Understood("", (), (), ())] * (rows - len(some))
-            told = steer.told(understood[row : row + batch] + nothing, one["features"].shape[1], most)
+            told = steer.told(understood[row : row + batch] + nothing, length, most)
         x, info = model.draw(
             {role: params[role] for role in ("net", "text")},
             tokens,
@@ -275,20 +276,36 @@ def sample_and_say(
             jumps=not inside,
             guide=guide if callable(guide) else None,
             steer=steer.program if told else steer,
-            steered=told,
+            steer_told=told,
             guided=scale != 1.0 and inside != "all",
             told=d.told,
             whole=d.whole,
             shape=shape,
             noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
         )
-        infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
+        if told:
+            infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
             out.append(np.asarray(x)[: len(some)])
         else:  # one picture at a time: a decoder's finest level takes more memory than the network
             out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
     x = np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
     return x, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *infos) if infos else {}
+
+
+@functools.lru_cache(8)
+def encoder(encode):
+    """A text encoder whose traces are kept."""
+    return jax.jit(encode)
+
+
+def notes(model: Pipeline, prompts, steer, steps=4, times=None, size=None) -> list[str]:
+    """Lines on what a Steering will not do for these prompts at so many steps: relations that are not understood, steps unlike those that
+    its classifier learned from, other weights of the network. [] for any other `steer`."""
+    if not isinstance(steer, Steering):
+        return []
+    times = model.drawing.times(steps, tokens_of(model, shape_of(model, size))) if times is None else times
+    return [*steer.notes, *steer.strange(times), *not_steered(steer.understand(model.text, prompts))]
 
 
 def filled(rows, count):
@@ -352,9 +369,9 @@ def number(name, value):
 
 def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
-    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steered=None,
+    sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise, steer_told=None,
 ):  # fmt: skip
-    """(x at the door, what the sampler says of its steps)."""
+    """(x at the door, what the sampler says of its steps). steer: Sampler -> Sampler, or what takes (sampler, Walk, steer_told)."""
     cond, rows = text.encode(params["text"], tokens), keys.shape[0]
     if told:
         cond = cond | {"guidance": jnp.full(rows, told * scale, jnp.float32)}
@@ -373,12 +390,13 @@ def _draw(
         return on_whole_steps(velocity, whole) if whole else velocity
 
     walker = make(sampler, around(velocity_under(cond)), net, ask, eta)
-    if steered is not None:
+    if steer_told is not None:
         clock = functools.partial(whole_step, whole) if whole else lambda t: t
-        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known), steered)
+        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known, ends[0]), steer_told)
     elif steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)
     noise = tree.normal(pairs[:, 0], shape) if noise is None else noise
-    x, info = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times))
+    said_of = steer.first if isinstance(steer, Recorder) else None
+    x, info = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times), said_of)
     return ends[1] * x * channels(net.scale, x) + channels(net.shift, x), info
