@@ -16,10 +16,10 @@ from anystep.flags import STEERING
 from anystep.nets import correction, relation
 from anystep.path import LINEAR, compose
 from anystep.relations import read
-from anystep.steering import amortise, classifier, examples, fit, maps, measures, prompts, sources, symmetry
+from anystep.steering import classifier, examples, fit, maps, measures, prompts, sources, symmetry
 from anystep.steering.at import At, Walk
 from anystep.steering.method import METHODS, Method
-from anystep.steering.program import Program, Recorder, Steering
+from anystep.steering.program import Program, Steering
 from anystep.steering.rows import scene_rows
 from anystep.types import Capture, Model
 
