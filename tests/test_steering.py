@@ -10,13 +10,14 @@ import pytest
 import tiny
 import toys
 
-from anystep import api, positions, sampling, steering, tree
+from anystep import api, positions, sampling, shapes, steering, tree
 from anystep.errors import UserError
 from anystep.flags import STEERING
 from anystep.nets import correction, relation
 from anystep.path import LINEAR, compose
 from anystep.relations import read
-from anystep.steering import classifier, examples, fit, maps, measures, prompts, sources, symmetry
+from anystep.shapes import World
+from anystep.steering import amortise, classifier, examples, fit, maps, measures, prompts, sources, symmetry
 from anystep.steering.at import At, Walk
 from anystep.steering.method import METHODS, Method
 from anystep.steering.program import Program, Steering
@@ -65,6 +66,7 @@ class ByCentres(NamedTuple):
 
 
 STILL = still()
+NEVER = (1 - 1e-7,)
 WORD = np.arange(ROWS) % 4
 
 
@@ -162,7 +164,7 @@ def test_two_relations(order):
 
 def test_the_likeliest_noise_is_taken():
     turned = symmetry.noises(NOISE)
-    x, info = walk(METHODS["flips"]._replace(until=(0.999,)), asked(), grid=(1.0, 0.0))
+    x, info = walk(METHODS["flips"]._replace(until=NEVER), asked(), grid=(1.0, 0.0))
     best = np.stack([along(y) for y in turned]).max(0)
     np.testing.assert_allclose(along(x), best, atol=1e-6)
     same = [(np.asarray(x)[row] == np.asarray(turned)[:, row]).all((1, 2, 3)).sum() for row in range(ROWS)]
@@ -171,6 +173,76 @@ def test_the_likeliest_noise_is_taken():
     assert (along(many) >= along(NOISE)).all() and along(many).mean() > along(NOISE).mean() + 0.05
     kept, _ = walk(METHODS["best"]._replace(until=(1e-6,)), asked())
     np.testing.assert_array_equal(kept, NOISE)
+
+
+def counted():
+    """`STILL`, and a list to which each pass through some of its two blocks adds their number as it runs."""
+    passes = []
+
+    def blocks(params, h, lo, hi, capture=None):
+        jax.debug.callback(lambda: passes.append(hi - lo))
+        return STILL.blocks(params, h, lo, hi, capture)
+
+    net = STILL._replace(blocks=blocks)
+    return compose(net._replace(velocity=None)), passes
+
+
+COSTS = {  # method -> (moves, looks, what is looked at or finished at the first step); of a look one block runs, the second step runs two
+    "nobody moves": (METHODS["fast"]._replace(until=(1e-9,)), 0, 1),
+    "fast": (METHODS["fast"]._replace(iterations=2, until=NEVER, step=1e-3), 2, 3),
+    "faithful": (METHODS["faithful"]._replace(step=1e-6), 16, 17),
+    "best": (METHODS["best"]._replace(until=NEVER), 0, 4),
+    "best of what is enough": (METHODS["best"]._replace(until=(1e-9,)), 0, 1),
+    "flips": (METHODS["flips"]._replace(until=NEVER), 0, 8),
+    "best, then fast": (METHODS["fast"]._replace(candidates=3, iterations=2, until=NEVER, step=1e-3), 2, 3 + 3),
+    "amortised": (METHODS["amortised"], 0, 1),
+    "amortised, measured": (METHODS["amortised"]._replace(measure=True), 0, 2),
+}
+CORRECTS = correction.Options((SIDE, SIDE, 3), 1, patch=3, width=8, depth=1, heads=2)
+
+
+@pytest.mark.parametrize("name", [name if name in ("fast", "best") else pytest.param(name, marks=pytest.mark.slow) for name in COSTS])
+def test_what_a_method_costs(name):
+    method, moves, looks = COSTS[name]
+    net, passes = counted()
+    here = Walk(net, {}, {"features": jnp.zeros((1, 3, 1))}, sampling.asked_by("euler", net), lambda t: t, lambda velocity: velocity)
+    params = {"temperature": jnp.float32(1.0), "correction": correction.build(CORRECTS).init(jax.random.key(0))}
+    what = told(asked(WORD[:1, None])) | {"params": params}
+
+    @jax.jit
+    def run(noise):
+        sampler = Program(ByCentres(corrects=CORRECTS), method)(
+            sampling.make("euler", lambda x, t, s: net.velocity({}, x, t, s, {}), net), here, what
+        )
+        return sampling.sample(sampler, KEYS[:1], noise, jnp.array((1.0, 0.5, 0.0)))[1]["steering"]
+
+    info = jax.block_until_ready(run(NOISE[:1]))
+    jax.effects_barrier()
+    assert (info["iterations"][:, 0].tolist(), info["looks"][:, 0].tolist()) == ([moves, 0], [looks, 0])
+    assert sum(passes) == looks + 1 + 2  # the last look is gone on from
+    assert np.isnan(info["before"][0, 0]) == (name == "amortised")
+
+
+def test_noises_that_cannot_be_corrected():
+    here = Walk(STILL, {}, {"features": jnp.zeros((1, 3, 1))}, None, lambda t: t, lambda velocity: velocity)
+    at = At(ByCentres(corrects=CORRECTS), METHODS["amortised"], here, told(asked(WORD[:1, None])), jnp.ones(1), jnp.ones(1), 0)
+    with pytest.raises(UserError, match=r"amortised: samples of \[8, 8, 3\], .* 3 channels and sides that 3 divides"):
+        at.corrected(jnp.zeros((1, 8, 8, 3)))
+
+
+def test_corrections_are_learned():
+    reader, params = ByCentres(corrects=CORRECTS), {"temperature": jnp.float32(1.0)}
+    data = [asked(words[:, None]) for words in np.random.default_rng(0).integers(0, 4, (4, ROWS))]
+
+    def walk_of(net, what):
+        here = Walk(STILL, net, {"features": jnp.zeros((ROWS, 3, 1))}, None, lambda t: t, lambda velocity: velocity, start=2.0)
+        return here, {"asked": what, "strength": jnp.float32(1.0)}
+
+    found, report = amortise.fit_correction(
+        reader, params, {}, walk_of, lambda rows: data[int(rows[0])], data, len(data), 1.0, 1.0, 60, lr=3e-2, penalty=0.01
+    )
+    assert report["loss"] < 0.7 * report["loss_before"] and 0.01 < report["correction"] < 2.0
+    assert set(found) == {"correction"}
 
 
 def test_as_many_steps_as_asked():
@@ -428,7 +500,7 @@ def test_features_have_no_words(model):
 
 @pytest.mark.parametrize("name", ["sd1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sana_sprint", "flux_schnell", "sd2"))])
 def test_where_words_lie_among_the_features(name):
-    """Ids at the places of a noun phrase are those of the phrase; with another noun there, all others are the same."""
+    """Ids at the places of a noun phrase are those that it adds elsewhere; with another noun there, all others are the same."""
     pytest.importorskip("tokenizers")
     text = api.load(Path(__file__).parent / "fixtures" / f"pipeline_{name}")[0].text
     prompt, other = ("  A photo of a blue square, above an unbelievable red ring".replace("square", word) for word in ("square", "king"))
@@ -442,7 +514,10 @@ def test_where_words_lie_among_the_features(name):
     one = prompt.index("blue"), prompt.index(", above")
     two = prompt.index("unbelievable"), len(prompt)
     found, last = ids(a, one), ids(a, two)
-    assert 2 <= len(found) < 9 and 3 <= len(last) < 20
+    for phrase, its in (("blue square", found), ("unbelievable red ring", last)):
+        among, without = (text.tokenize([p])[0][first:, 0].tolist() for p in (f"king {phrase} king", "king king"))
+        assert len(its) == sum(i != among[-1] for i in among) - sum(i != without[-1] for i in without)
+        assert any(among[at : at + len(its)] == its for at in range(len(among)))
     assert ids(b, (two[0] - 2, len(other)), other) == last and ids(b, (one[0], one[1] - 2), other) != found
     rows = [row for span in (one, two) for row in text.place(prompt, span)]
     assert rows == sorted(set(rows)) and read(prompt).relations[0].subject_span == one
@@ -450,8 +525,6 @@ def test_where_words_lie_among_the_features(name):
 
 
 def test_prompts_of_scenes_say_what_they_should():
-    from anystep.shapes import World
-
     rows = scene_rows(World(), 3, 20, "train", ("true", "wrong", "none"))
     assert len(rows) == 60 and len({row.number for row in rows}) == 20
     labels = sources.ShapesData(World(), 3, (16, 16)).labels(rows)
@@ -467,6 +540,79 @@ def test_prompts_of_scenes_say_what_they_should():
     said = np.array([row.word for row in rows])
     true, wrong = (np.arange(60) % 3 == k for k in (0, 1))
     assert (labels[true, said[true]] == 1).all() and (labels[wrong, said[wrong]] == 0).all()
+
+
+# Examples
+
+
+def test_a_time_says_nothing_of_the_prompt():
+    """Every kind of prompt has every number of steps and every time equally often, for even numbers of them, too."""
+    for kinds, options in ((("true", "none"), 2), (("true", "none"), 4), (("true", "wrong"), 2), (("true", "wrong", "none"), 3)):
+        rows = scene_rows(World(), 0, 12, "train", kinds)
+        turns, kind = examples.by_turns(rows, options), np.arange(len(rows)) % len(kinds)
+        assert {int(((turns == a) & (kind == b)).sum()) for a in range(options) for b in range(len(kinds))} == {12 // options}
+
+
+def test_examples_of_drawings(model):
+    """Maps, labels, words and times of a row stay together where several of its steps are learned from; no two rows share a noise."""
+    calls, lens = [], maps.Lens((0,), side=2)
+    data = sources.ShapesData(World(), 0, (16, 16), lambda picture, names: {names[0]: (0, 0, 1, 1), names[1]: tuple(picture[0, 0])})
+
+    def sample(texts, steps, steer, first):
+        numbers = np.arange(first, first + len(texts))
+        calls.append((steps, texts, numbers))
+        box = np.where((numbers % 3 == 0)[:, None], (5, 0, 6, 1), (0, 5, 1, 6))  # left of it, or above it
+        found = numbers % 1000 + 0.25 * np.arange(steer.program.first)[:, None]
+        return box[:, None, None], {"maps": np.broadcast_to(found[..., None, None, None, None], (*found.shape, 2, 1, 2, 2))}
+
+    def times(steps):
+        return np.linspace(1, 0, steps + 1)
+
+    task = examples.Task(model[0], model[1], (16, 16, 3), times, sample, 0, data)
+    found = {split: examples.on_policy(task, split, 40, lens, (1, 4), (1, 3)) for split in ("train", "dev")}
+    assert len(found["train"].t) == 20 + 3 * 20 and [call[0] for call in calls] == [1, 4, 1, 4]
+    numbers = np.concatenate([call[2] for call in calls])
+    assert len(set(numbers.tolist())) == 80 and numbers.min() > 2 * 10**7
+    rows = {row.prompt: row for row in data.rows("train", 40, ("true", "none"))}
+    at = 0
+    for steps, texts, numbers in calls[:2]:
+        for text, number in zip(texts, numbers, strict=True):
+            for step in range(min(steps, 3)):
+                assert found["train"].maps[at, 0, 0, 0, 0] == number % 1000 + 0.25 * step
+                assert found["train"].t[at] == pytest.approx(times(steps)[step]) and found["train"].steps[at] == steps
+                assert found["train"].labels[at].tolist() == [number % 3 == 0, 0, number % 3 != 0, 0, 0]
+                assert found["train"].words[at] == rows[text].word and found["train"].scenes[at] == rows[text].number
+                at += 1
+    part, rest = examples.halves(found["train"])
+    assert not set(part.scenes) & set(rest.scenes) and len(part.t) + len(rest.t) == 80 and min(len(part.t), len(rest.t)) > 15
+    with pytest.raises(UserError, match="20 of 20 pictures show the relation 'none'; does the model draw"):
+        examples.on_policy(
+            task._replace(data=sources.ShapesData(World(), 0, (16, 16), lambda picture, names: {})), "dev", 20, lens, (1,), (1,)
+        )
+
+
+def test_labels_are_the_verdicts_of_the_benchmark():
+    """What a word's label says of a picture is what the judge says of its prompt, with wrong colours, diagonals and things too many."""
+    world, rng, seen = World(size=24), np.random.default_rng(0), []
+    for number in range(60):
+        n = 2 + number % 2
+        r = 0.16
+        places = rng.uniform(0.2, 0.8, (n, 2))
+        while min(np.abs(a - b).max() for i, a in enumerate(places) for b in places[:i]) < 0.42:
+            places = rng.uniform(0.2, 0.8, (n, 2))
+        things = [("ring", "red"), ("square", rng.choice(["blue", "green"])), ("square", "blue")][:n]
+        picture = shapes.draw(shapes.Scene("position", tuple(shapes.Object(*t, *p, r) for t, p in zip(things, places, strict=True))), world)
+        found = sources.boxes_in_shapes(world)(picture, ["red ring", "blue square"])
+        label = symmetry.label_of(found["red ring"], found["blue square"])
+        for word, held in zip(shapes.RELATIONS, label, strict=False):
+            entries = [
+                {"class": "square", "count": 1, "color": "blue"},
+                {"class": "ring", "count": 1, "color": "red", "position": [word, 0]},
+            ]
+            verdict = shapes.judge(picture, {"tag": "position", "include": entries, "prompt": ""}, world)["position"]
+            assert verdict == (held > 0)
+        seen.append(int(label[:4].sum()))
+    assert {0, 1, 2} <= set(seen) | {0}
 
 
 # On disk

@@ -1,5 +1,5 @@
-"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata, at most 13 words each (6 + 7 n
-of a chain of n relations); and from metadata back to a scene.
+"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata, at most 13 words each (6 +
+7 n of a chain of n relations); and from metadata back to a scene.
 
 single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none. "A and B" names the
 left or upper object first, as people do; a relation is told from either side.
