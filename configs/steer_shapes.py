@@ -10,7 +10,7 @@ Time       7 to 9 minutes on 2 cores, as `shapes`
 Result     not measured yet
 
 Of 100 captions of two related objects 35 say another relation, 30 none ("and"), and 35 what the picture shows. Nothing else differs from
-`shapes`, so that the objects should be drawn as well as there. For prompts of two and three relations (`bench steer --relations 2`) the base
+`shapes`, so that the objects should be drawn as well as there. For prompts of two and three relations (`bench steer --relations 2`) a base
 must have seen three and four different objects: --config.data.chain=3 --config.model.text.length=28.
 """
 

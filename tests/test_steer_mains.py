@@ -212,6 +212,7 @@ def test_chains_of_relations(own, tmp_path):
         _steer.asked(model, 2, 2, "dev", 0)
     longer = ["--config.data.chain=3", "--config.model.text.length=28"]
     model = api.pipeline(tiny.config("shapes", tmp_path, *longer))
+    assert sources.world_of(model.config).chain == 1  # a classifier learns from single relations
     found = {
         (split, n): [row["prompt"] for row in _steer.asked(model, 5, n, split, 0).metadata] for split in ("dev", "test") for n in (1, 2, 3)
     }

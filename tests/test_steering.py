@@ -20,7 +20,7 @@ from anystep.shapes import World
 from anystep.steering import amortise, classifier, examples, fit, maps, measures, prompts, sources, symmetry
 from anystep.steering.at import At, Walk
 from anystep.steering.method import METHODS, Method
-from anystep.steering.program import Program, Steering
+from anystep.steering.program import Program, Recorder, Steering
 from anystep.steering.rows import scene_rows
 from anystep.types import Capture, Model
 
@@ -243,6 +243,18 @@ def test_corrections_are_learned():
     )
     assert report["loss"] < 0.7 * report["loss_before"] and 0.01 < report["correction"] < 2.0
     assert set(found) == {"correction"}
+
+
+def test_a_recorder_moves_nothing():
+    here = Walk(STILL, {}, {}, sampling.asked_by("restart", STILL), lambda t: t, lambda velocity: velocity)
+    plain = sampling.make("restart", lambda x, t, s: STILL.velocity({}, x, t, s, {}), STILL)
+    sampler, grid = Recorder(maps.Lens((0,), side=SIDE))(plain, here, told(asked())), jnp.array((1.0, 0.6, 0.3, 0.0))
+    x, info = sampling.sample(sampler, KEYS, NOISE, grid, 2)
+    whole, everything = sampling.sample(sampler, KEYS, NOISE, grid)
+    np.testing.assert_array_equal(x, sampling.sample(plain, KEYS, NOISE, grid)[0])
+    np.testing.assert_array_equal(whole, x)
+    assert info["maps"].shape == (2, ROWS, 2, 1, SIDE, SIDE) and info["maps"].dtype == jnp.float16
+    np.testing.assert_array_equal(info["maps"], everything["maps"][:2])
 
 
 def test_as_many_steps_as_asked():

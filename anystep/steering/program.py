@@ -99,8 +99,10 @@ class Steering(NamedTuple):
 
     def strange(self, times) -> list[str]:
         """A line where steered steps of a walk over flow times [N + 1] lie outside of what the classifier has learned from."""
+        if not self.times:
+            return []
         steered = np.asarray(times)[:-1][: self.program.method.steps]
-        if not self.times or (min(self.times) - 1e-3 <= steered.min() and steered.max() <= max(self.times) + 1e-3):
+        if min(self.times) - 1e-3 <= steered.min() and steered.max() <= max(self.times) + 1e-3:
             return []
         seen = f"{min(self.times):.3g} to {max(self.times):.3g}"
         return [f"steer: steps at flow times {steered.min():.3g} to {steered.max():.3g}, the classifier learned from {seen} alone"]

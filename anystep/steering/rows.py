@@ -11,7 +11,7 @@ from anystep.steering.symmetry import CLASSES, WORDS
 from anystep.steering.symmetry import PHRASES as SHORT
 
 OPENINGS = ("a photo of ", "a picture of ", "", "there is ")
-SAID = {short: PHRASES[phrase] for phrase, short in SHORT.items()}  # "left": ("left of", "to the left of")
+LINKS = {short: PHRASES[phrase] for phrase, short in SHORT.items()}  # "left": ("left of", "to the left of")
 
 
 class Row(NamedTuple):
@@ -42,7 +42,7 @@ def pick(rng, options):
 
 def row_of(a, b, word, rng, number, shows) -> Row:
     """ "<opening>a <a> <word> a <b>", or "and" for no word (None)."""
-    link = pick(rng, SAID[word]) if word else "and"
+    link = pick(rng, LINKS[word]) if word else "and"
     prompt, spans = pick(rng, OPENINGS), []
     for name, after in ((a, f" {link} "), (b, "")):
         prompt += "an " if name[0].lower() in "aeiou" else "a "
@@ -51,7 +51,7 @@ def row_of(a, b, word, rng, number, shows) -> Row:
     return Row(prompt, (a, b), tuple(spans), CLASSES.index(word) if word else -1, number, shows)
 
 
-def said(kind, word, rng):
+def word_for(kind, word, rng):
     """The word of a prompt where `word` is true: itself ("true"), another ("wrong") or None ("none")."""
     return {"true": word, "wrong": pick(rng, [w for w in WORDS if w != word]), "none": None}[kind]
 
@@ -67,7 +67,7 @@ def scene_rows(world, seed, n, split, kinds=("true",)):
             if rng.random() < 0.5:
                 objects, relation = objects[::-1], CONVERSE[relation]
             a, b = (f"{o.color} {o.shape}" if world.color_words > 0 else o.shape for o in objects)
-            rows.append(row_of(a, b, said(kind, SHORT[relation], rng), rng, number, scene))
+            rows.append(row_of(a, b, word_for(kind, SHORT[relation], rng), rng, number, scene))
     return rows
 
 
@@ -77,7 +77,7 @@ def picture_rows(entries, seed, kinds=("true",)):
     for number, entry in enumerate(entries):
         rng = generator("steering rows", seed, number)
         for kind in kinds:
-            rows.append(row_of(entry["subject"], entry["object"], said(kind, entry["relation"], rng), rng, number, entry))
+            rows.append(row_of(entry["subject"], entry["object"], word_for(kind, entry["relation"], rng), rng, number, entry))
     return rows
 
 

@@ -91,7 +91,7 @@ def world_of(config):
     if config is None or config.data.kind != "shapes":
         return shapes.World()
     world = shapes.World(**{name: config.data[name] for name in shapes.World._fields})
-    return world._replace(wrong_relation=0.0, missing_relation=0.0)
+    return world._replace(wrong_relation=0.0, missing_relation=0.0, chain=1)
 
 
 def boxes_in_shapes(world):
