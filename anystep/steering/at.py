@@ -79,12 +79,10 @@ class At(NamedTuple):
 
     def replaced(self, x, key):
         m, before, seen = self.method, None, None
-        looks = asking = jnp.any(self.told["asked"].known, axis=-1).astype(jnp.int32)
+        looks = jnp.any(self.told["asked"].known, axis=-1) * jnp.int32(m.amortised and m.measure)
         if m.amortised:
             before = reading(self.see(x)[1]) if m.measure else self.unread()
-            looks, x = asking * int(m.measure), self.corrected(x)
-        else:
-            looks = 0 * asking
+            x = self.corrected(x)
         if m.candidates > 1 or m.symmetries:
             x, seen, own, tried = self.chosen(x, key)
             before, looks = before or own, looks + tried

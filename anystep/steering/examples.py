@@ -10,7 +10,6 @@ true, wrong or without a word, share theirs. Row i of a split is drawn from nois
 benchmark shares a noise with another.
 """
 
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from anystep.sampling import asked_by
 from anystep.steering.maps import Lens, channels_of, look
 from anystep.steering.program import Recorder, Steering
 from anystep.steering.prompts import arrays
-from anystep.steering.rows import understood
+from anystep.steering.rows import generator, understood
 from anystep.steering.sources import labels_of_pictures
 from anystep.steering.symmetry import CLASSES
 
@@ -67,9 +66,9 @@ def joined(parts) -> Examples:
 
 
 def halves(examples: Examples):
-    """(one half, the other) of the scenes, by crc32 of their numbers."""
-    odd = np.array([zlib.crc32(str(scene).encode()) & 1 for scene in examples.scenes], bool)
-    return examples.where(~odd), examples.where(odd)
+    """(one half, the other) of the scenes, by a coin for each of their numbers."""
+    heads = np.array([generator("halves", 0, scene).random() < 0.5 for scene in examples.scenes])
+    return examples.where(~heads), examples.where(heads)
 
 
 def by_turns(rows, options):
