@@ -27,8 +27,9 @@ from anystep.path import from_flow_time
 from anystep.sampling import asked_by, make, on_whole_steps, started_from, whole_step
 from anystep.sampling import sample as run
 from anystep.state import EMA
-from anystep.steering.program import Steering, Walk
-from anystep.steering.prompts import Understood
+from anystep.steering.at import Walk
+from anystep.steering.program import Recorder, Steering
+from anystep.steering.prompts import Understood, not_steered
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
 from anystep.subjects import to_uint8
 from anystep.times import grid, time_law
@@ -267,9 +268,9 @@ def sample_and_say(
         tokens = model.text.tokenize(some + [""] * (rows - len(some)))
         told = None
         if isinstance(steer, Steering):
-            one = jax.eval_shape(model.text.encode, params["text"], tokens)
+            length = jax.eval_shape(encoder(model.text.encode), params["text"], tokens)["features"].shape[1]
             nothing = [Understood("", (), (), ())] * (rows - len(some))
-            told = steer.told(understood[row : row + batch] + nothing, one["features"].shape[1], most)
+            told = steer.told(understood[row : row + batch] + nothing, length, most)
         x, info = model.draw(
             {role: params[role] for role in ("net", "text")},
             tokens,
@@ -286,7 +287,7 @@ def sample_and_say(
             jumps=not inside,
             guide=guide if callable(guide) else None,
             steer=steer.program if told else steer,
-            steered=told,
+            steer_told=told,
             guided=scale != 1.0 and inside != "all",
             told=d.told,
             whole=d.whole,
@@ -296,7 +297,8 @@ def sample_and_say(
             picture=None if picture is None else filled(picture[row : row + batch], rows),
             control_scale=number("control_scale", control_scale),
         )
-        infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
+        if told:
+            infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
             out.append(np.asarray(x)[: len(some)])
         else:  # one picture at a time: a decoder's finest level takes more memory than the network
@@ -315,6 +317,21 @@ def control_in_units(model, params, control, rows, shape) -> np.ndarray:
         x = np.concatenate([model.encode(params["codec"], x[i : i + 1]) for i in range(len(x))])
     x = np.asarray(in_units(model.net, x))
     return np.broadcast_to(x, (rows, *x.shape[1:]))
+
+
+@functools.lru_cache(8)
+def encoder(encode):
+    """A text encoder whose traces are kept."""
+    return jax.jit(encode)
+
+
+def notes(model: Pipeline, prompts, steer, steps=4, times=None, size=None) -> list[str]:
+    """Lines on what a Steering will not do for these prompts at so many steps: relations that are not understood, steps unlike those that
+    its classifier learned from, other weights of the network. [] for any other `steer`."""
+    if not isinstance(steer, Steering):
+        return []
+    times = times_of(model.drawing, steps, tokens_of(model, shape_of(model, size)), times)
+    return [*steer.notes, *steer.strange(times), *not_steered(steer.understand(model.text, prompts))]
 
 
 def filled(rows, count):
@@ -359,9 +376,9 @@ def number(name, value):
 def _draw(
     net, text, params, tokens, null, keys, flow_times, scale, interval, ends, eta,
     sampler, ask, energy_preserving, jumps, guide, steer, guided, told, whole, shape, noise,
-    steered=None, data=None, picture=None, control_scale=1.0,
+    steer_told=None, data=None, picture=None, control_scale=1.0,
 ):  # fmt: skip
-    """(x at the door, what the sampler says of its steps)."""
+    """(x at the door, what the sampler says of its steps). steer: Sampler -> Sampler, or what takes (sampler, Walk, steer_told)."""
     rows, seen = keys.shape[0], {}
     if picture is not None:
         seen = {"picture": picture, "control_scale": jnp.asarray(control_scale, jnp.float32)}
@@ -384,12 +401,13 @@ def _draw(
 
     walker = make(sampler, around(velocity_under(cond)), net, ask, eta)
     walker = walker if data is None else started_from(walker, net.path, data)
-    if steered is not None:
+    if steer_told is not None:
         clock = functools.partial(whole_step, whole) if whole else lambda t: t
-        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known), steered)
+        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known, ends[0]), steer_told)
     elif steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)
     noise = tree.normal(pairs[:, 0], shape) if noise is None else noise
-    x, info = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times))
+    said_of = steer.first if isinstance(steer, Recorder) else None
+    x, info = run(walker, pairs[:, 1], ends[0] * noise, from_flow_time(net.path, flow_times), said_of)
     return ends[1] * x * channels(net.scale, x) + channels(net.shift, x), info

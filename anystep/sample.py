@@ -8,7 +8,6 @@ import hashlib
 import json
 import sys
 import types
-import zlib
 
 from etils import epath
 
@@ -115,10 +114,14 @@ def main(argv):
     scale, _ = api.guidance(model.drawing, args.scale, **how)
     how |= {"guide": args.scale, "eta": args.eta, "size": args.size and list(args.size)} | followed
     how |= args.over | ({"image": picture, "strength": args.strength} if args.image else {})
-    steer = steering.load(args.steer, model, args.method or "fast", measure=not args.export) if args.steer else None
+    steer = steering.load(args.steer, model, args.method or "fast", net=params["net"], measure=not args.export) if args.steer else None
     said = f"guidance {scale:g}, {how['sampler']} asking {how['ask']}, seed {args.seed}"
     said += f", times {flags.spoken(args.times)}" if args.over else ""
     said += f", from {args.image} at {args.strength:g}" if args.image else ""
+    for line in dict.fromkeys(
+        line for count in steps for line in api.notes(model, args.prompts, steer, count, **args.over, size=how["size"])
+    ):
+        print(line)
     if args.export:
         return _export(args, folder, api, model, params, scale, how, said, steer)
     if (pixels := len(args.prompts) * len(steps) * height * width) > PAGE:
@@ -168,20 +171,13 @@ def _steered(args, api, model, params, steer, steps, how, said):
 
 def _export(args, folder, api, model, params, scale, how, said, steer=None):
     """Picture n of a prompt takes seed + n and the prompt's place in the list, whatever the count."""
-    import jax
-    import numpy as np
-
-    def digest(tree):
-        found = 0
-        for leaf in jax.tree.leaves(tree):
-            found = zlib.crc32(np.asarray(leaf).tobytes(), found)
-        return found
+    from anystep import tree
 
     steps = args.steps[0]
     asked = hashlib.sha256(json.dumps(args.rows).encode()).hexdigest()
     made = {"export": args.export, "prompts": asked, "count": args.count, "steps": steps, "seed": args.seed}
-    made |= {"weights": digest(params)} | ({"steer": [args.method or "fast", digest(steer.params)]} if steer else {})
-    made |= how | {"guide": scale} | ({"control": zlib.crc32(how["control"].tobytes())} if "control" in how else {})
+    made |= {"weights": tree.crc32(params)} | ({"steer": [args.method or "fast", tree.crc32(steer.params)]} if steer else {})
+    made |= how | {"guide": scale} | ({"control": tree.crc32(how["control"])} if "control" in how else {})
     galleries.begin(folder, args.export, args.rows, made)
     if args.export == "t2i_compbench" and (changed := sum(galleries.stem(prompt) != prompt for prompt in args.prompts)):
         print(f"{changed} prompts differ from their file names: spaces for / and _, or cut", file=sys.stderr)
@@ -198,10 +194,13 @@ class _Callable(types.ModuleType):
     """Lets `anystep.sample` be a function for Python and a module for the import system, whichever was asked first."""
 
     def __call__(self, model, params, prompts, steps=4, seed=0, guide=None, steer=None, **how):
-        """Draw `prompts`: see `anystep.api.sample`."""
+        """Draw `prompts`: see `anystep.api.sample`. What a Steering will not do for them (`anystep.api.notes`) is said on stderr."""
         from anystep import api
 
-        return api.sample(model, params, prompts, steps, seed, guide, steer, **how)
+        x = api.sample(model, params, prompts, steps, seed, guide, steer, **how)
+        for line in api.notes(model, prompts, steer, steps, how.get("times"), how.get("size")) if steer else ():
+            print(line, file=sys.stderr)
+        return x
 
 
 sys.modules[__name__].__class__ = _Callable

@@ -161,14 +161,19 @@ def make(name, velocity, model: Model, ask="next", eta=1.0) -> Sampler:
     return ddim(velocity, model.path, asked, eta, {"ddim": "posterior", "ddim_ratio": "ratio"}[name])
 
 
-def sample(sampler: Sampler, key, noise, times):
+def sample(sampler: Sampler, key, noise, times, said_of=None):
     """Runs `sampler` over `times` [N + 1], decreasing, in the Model's path time. noise [B, ...] is unit normal, key [B] one key a sample
     (or [draws, B, ...] the noises themselves that it is to draw, in order).
 
-    Returns (x at times[-1], info stacked over the N steps).
+    Returns (x at times[-1], info stacked over the N steps, or over the first `said_of`).
     """
-    state = sampler.init(key, noise, times[0])
-    state, info = jax.lax.scan(sampler.step, state, (times[:-1], times[1:]))
+    state, pairs = sampler.init(key, noise, times[0]), (times[:-1], times[1:])
+    if said_of is None or said_of >= len(pairs[0]):
+        state, info = jax.lax.scan(sampler.step, state, pairs)
+        return state.x, info
+    first, rest = (tuple(part[where] for part in pairs) for where in (slice(said_of), slice(said_of, None)))
+    state, info = jax.lax.scan(sampler.step, state, first)
+    state, _ = jax.lax.scan(lambda state, pair: (sampler.step(state, pair)[0], None), state, rest)
     return state.x, info
 
 

@@ -1,9 +1,10 @@
 """`anystep steer-train --model MODEL --out FOLDER`: a relation classifier for any model that is loaded here, for `anystep sample --steer`.
 
-What it learns from is said in `steering.examples`: by default the model's own first steps, labelled by the exact detector of the shapes
-world; --source noised takes pictures instead. --data FILE.jsonl has pictures and what they show, {"image": "a.png", "subject": "dog",
-"relation": "left", "object": "bicycle"} a line; --boxes FILE.py, with boxes(picture, names) -> {name: (x0, y0, x1, y1)}, labels what the
-model drew where it draws no shapes.
+What it learns from is said in `steering.examples`: by default the model's own first steps, labelled by the exact detector where it learned
+the shapes world; --source noised takes pictures instead. Dev is the model's own drawings wherever they can be judged, so that all sources
+are compared, and calibrated, on what is asked later. --data FILE.jsonl has pictures and what they show, {"image": "a.png", "subject":
+"dog", "relation": "left", "object": "bicycle"} a line; --boxes FILE.py, with boxes(picture, names) -> {name: (x0, y0, x1, y1)} or several
+such, labels what the model drew where it draws no shapes.
 """
 
 import json
@@ -31,12 +32,12 @@ def parse(argv):
     parser.add_argument("--heads", type=numbers(0, 1000), default=(), help="heads of each layer to read (default: all)")
     parser.add_argument("--side", type=flags.whole(2, 64), help="of the maps (default: light 8, else 16)")
     parser.add_argument("--source", choices=("policy", "noised", "both"), default="policy", help="own drawings, noised pictures")
-    parser.add_argument("--wrong", choices=("yes", "no"), default="yes", help="whether prompts with a wrong relation are learned from, too")
+    parser.add_argument("--wrong", choices=("yes", "no"), help="of noised pictures: prompts with a wrong relation, too (default: yes)")
     parser.add_argument("--data", default="shapes", help="shapes, or a .jsonl file of pictures and what they show")
     parser.add_argument("--boxes", help="Python file with boxes(picture, names), for what is no shape")
     parser.add_argument("--rows", type=flags.whole(8, 10_000_000), default=8192, help="prompts of each source")
     parser.add_argument("--steps", type=flags.steps, help="step counts of the own drawings (default: the model's, up to 4)")
-    parser.add_argument("--first", type=flags.whole(1, 100), default=1, help="of each drawing, how many steps are learned from")
+    parser.add_argument("--first", type=flags.whole(1, 1000), help="of each drawing, how many steps (default: 1 of up to 4, half of more)")
     parser.add_argument("--at", type=numbers(0.0, 1.0, real=True), default=(0.9, 0.75, 0.5), help="flow times of noised pictures")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations")
@@ -47,7 +48,7 @@ def parse(argv):
     parser.add_argument(
         "--amortise", type=flags.whole(0, 10_000_000), default=0, help="steps of training of a network that corrects noises"
     )
-    parser.add_argument("--penalty", type=flags.real(0.0, 1e6), default=1.0, help="on the size of corrections")
+    parser.add_argument("--penalty", type=flags.real(0.0, 1e6), default=1.0, help="on the mean square of corrections")
     parser.add_argument("--classifier", help="folder of a classifier that is there already, for --amortise alone")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0)
     args = parser.parse_args(argv)
@@ -57,6 +58,8 @@ def parse(argv):
         raise UserError(
             f"--source {args.source}: what the model draws is labelled by --boxes FILE.py, or --source noised takes the pictures"
         )
+    if args.wrong and args.source == "policy":
+        raise UserError(f"--wrong {args.wrong}: is for --source noised or both; what the model draws has no wrong word")
     if args.classifier and not args.amortise:
         raise UserError(f"--classifier {args.classifier!r}: is for --amortise")
     return args
@@ -71,57 +74,80 @@ def main(argv):
 
     from anystep import api, steering  # after the flags: a typing error should not wait for jax
     from anystep.cache import use_compile_cache
-    from anystep.steering import fit, learned
+    from anystep.steering import amortise, examples
+    from anystep.steering.method import published_steps
 
     use_compile_cache()
     model, params = api.load(args.model, dtype=args.dtype)
     if not model.net.maps or model.text.place is None:
         raise UserError(f"--model {args.model!r}: has no cross-attention from words, which a classifier would read")
     size = args.size and list(args.size)
-    shape = api.shape_of(model, size)
+    shape, data = api.shape_of(model, size), data_of(args, model)
+    if args.source != "noised" and data.boxes is None and not args.classifier:
+        raise UserError(f"--source {args.source}: nothing here can judge what this model draws; --boxes FILE.py does, or --source noised")
 
     def times(steps):
         return np.asarray(model.drawing.times(steps, api.tokens_of(model, shape)))
 
-    def sample(prompts, steps, steer):
-        return api.sample_and_say(model, params, prompts, steps, args.seed, steer=steer, size=size)
+    def sample(prompts, steps, steer, first):
+        return api.sample_and_say(model, params, prompts, steps, args.seed, steer=steer, size=size, first=first)
 
-    task = learned.Task(model, params, shape, times, sample, args.seed, data_of(args, model))
+    task = examples.Task(model, params, shape, times, sample, args.seed, data)
     counts = args.steps or tuple(n for n in model.drawing.steps if n <= 4) or model.drawing.steps[:1]
+    firsts = [args.first or published_steps(count) for count in counts]
     if args.classifier:
-        found = steering.load(args.classifier, model)
+        found = steering.load(args.classifier, model, net=params["net"])
+        print("\n".join(found.notes), end="\n" * bool(found.notes))
         reader, weights, things = found.program.reader, found.params, found.things
         report = json.loads((Path(args.classifier) / "config.json").read_text())["report"]
     else:
-        lens = learned.lens_of(model, args.kind, args.layers, args.heads, args.side)
-        kinds = ("true", "wrong") if args.wrong == "yes" else ("true",)
-        train, dev = (
-            learned.collect(task, split, rows, lens, args.source, kinds, counts, args.first, args.at)
-            for split, rows in (("train", args.rows), ("dev", max(args.rows // 8, 8)))
-        )
-        reader = learned.reader_of(args.kind, lens, train)
-        lr = args.lr or (2e-3 if args.kind == "light" else 1e-4)
-        weights, report = fit.fit(
-            reader, train, dev, args.train, args.batch, lr, seed=args.seed, symmetries=not args.no_symmetries, say=print
-        )
-        report |= {"examples": len(train.t), "source": args.source, "wrong": args.wrong, "times": sorted(set(train.t.tolist()))}
-        things = task.data.things
-        print("\n".join(f"{name:18} {value:.3f}" for name, value in report.items() if isinstance(value, float)))
-    steering.save(out, model, reader, weights, things, report)
+        reader, weights, report = classifier(args, task, counts, firsts)
+        things = data.things
+    steering.save(out, model, reader, weights, things, report, params["net"])
     if args.amortise:
-        reader, weights = learned.amortised(task, reader, weights, args.amortise, args.penalty, counts, args.rows)
-        steering.save(out, model, reader, weights, things, report)
+        reader, weights, found = amortise.amortised(task, reader, weights, args.amortise, args.penalty, counts, args.rows)
+        change = f"{found['loss_before']:.3f} -> {found['loss']:.3f}"
+        print(f"loss of the classifier on dev {change}, corrections {found['correction']:.1%} of the noise")
+        steering.save(out, model, reader, weights, things, report | {"amortised": found}, params["net"])
     print(out)
+
+
+def classifier(args, task, counts, firsts):
+    """(Reader, weights, report) of a classifier for the task."""
+    from anystep.steering import examples, fit
+    from anystep.steering.classifier import fresh
+    from anystep.steering.maps import lens_of
+
+    lens = lens_of(task.model.net, args.kind, args.layers, args.heads, args.side)
+    kinds = ("true", "wrong") if args.wrong != "no" else ("true",)
+    train = examples.collect(task, "train", args.rows, lens, args.source, kinds, counts, firsts, args.at)
+    judged = "policy" if task.data.boxes else "noised"
+    dev = examples.collect(task, "dev", max(args.rows // 4, 64), lens, judged, ("true", "wrong"), counts, firsts, args.at)
+    reader = fresh(args.kind, lens, train.maps.shape[2], train.t)
+    lr = args.lr or (2e-3 if args.kind == "light" else 1e-4)
+    halves = examples.halves(dev)
+    weights, report = fit.fit(
+        reader, train, halves, args.train, args.batch, lr, seed=args.seed, symmetries=not args.no_symmetries, say=print
+    )
+    report |= {"examples": len(train.t), "source": args.source, "dev": judged, "times": sorted(set(train.t.tolist()))}
+    report |= {"wrong": args.wrong != "no"} if args.source != "policy" else {}
+    print("\n".join(f"{name:18} {value:.3f}" for name, value in report.items() if isinstance(value, float)))
+    for steps, part in report["by_steps"].items():
+        some = [f"{name} {part[name]:.3f}" for name in ("accuracy", "true", "ece") if part[name] is not None]
+        print(f"at {steps} steps: {', '.join(some)}")
+    return reader, weights, report
 
 
 def data_of(args, model):
     from anystep import api
-    from anystep.steering import learned
+    from anystep.steering import sources
 
     height, width, _ = api.picture_of(model, api.shape_of(model, args.size))
-    if args.data == "shapes":
-        return learned.ShapesData(learned.world_of(model.config), args.seed, (height, width), boxes_of(args.boxes))
-    return learned.PicturesData(Path(args.data), (height, width), boxes_of(args.boxes))
+    if args.data != "shapes":
+        return sources.PicturesData(Path(args.data), (height, width), boxes_of(args.boxes))
+    world, learned = sources.world_of(model.config), model.config is not None and model.config.data.kind == "shapes"
+    boxes = boxes_of(args.boxes) or (sources.boxes_in_shapes(world) if learned else None)
+    return sources.ShapesData(world, args.seed, (height, width), boxes)
 
 
 def boxes_of(path):
@@ -134,7 +160,10 @@ def boxes_of(path):
         raise UserError(f"--boxes {path!r}: no such file")
     spec = importlib.util.spec_from_file_location("boxes", path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001  a stranger's code
+        raise UserError(f"--boxes {path!r}: {type(error).__name__} ({error})") from None
     if not callable(getattr(module, "boxes", None)):
         raise UserError(f"--boxes {path!r}: has no function boxes(picture, names)")
     return module.boxes

@@ -1,15 +1,17 @@
 """Coloured shapes at 16 pixels whose captions get the relation wrong, as captions of the web do: a base for steering.
 
     anystep train --config steer_shapes --workdir runs/steer_shapes
-    anystep steer-train --model runs/steer_shapes --out runs/classifier --layers 0,1,2,3 --rows 16384 --steps 1,2,4 --amortise 3000
-    anystep bench steer --model runs/steer_shapes --classifier runs/classifier --rows runs/steer_rows.jsonl
+    anystep steer-train --model runs/steer_shapes --out runs/light --rows 16384 --steps 1,2,4,32 --amortise 3000
+    anystep steer-train --model runs/steer_shapes --out runs/published --kind faithful_small --rows 16384 --steps 1,2,4,32
+    anystep bench steer --model runs/steer_shapes --classifier runs/light --classifier runs/published --split test --rows runs/rows.jsonl
 
 Hardware   2 CPU cores
 Time       7 to 9 minutes on 2 cores, as `shapes`
 Result     not measured yet
 
 Of 100 captions of two related objects 35 say another relation, 30 none ("and"), and 35 what the picture shows. Nothing else differs from
-`shapes`, so that the objects should be drawn as well as there.
+`shapes`, so that the objects should be drawn as well as there. For prompts of two and three relations (`bench steer --relations 2`) a base
+must have seen three and four different objects: --config.data.chain=3 --config.model.text.length=28.
 """
 
 from ml_collections import ConfigDict
@@ -29,6 +31,7 @@ def get_config():
                 color_words=1.0,
                 wrong_relation=0.35,
                 missing_relation=0.3,
+                chain=1,
             ),
             model=dict(
                 net="sana",

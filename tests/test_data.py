@@ -18,7 +18,7 @@ from anystep.shapes.scene import World, make_scene, split_of
 
 SHAPES = SimpleNamespace(
     kind="shapes", size=16, shapes=("circle", "square", "ring"), colors=("red", "blue", "green"), max_objects=2,
-    color_words=1.0, wrong_relation=0.0, missing_relation=0.0,
+    color_words=1.0, wrong_relation=0.0, missing_relation=0.0, chain=1,
 )  # fmt: skip
 MIXTURE = SimpleNamespace(kind="mixture2d", size=1, modes=5)
 

@@ -188,6 +188,8 @@ def test_points_are_not_held_to_the_fields_of_the_picture_network():
         (dict(data__size=8), "data.size"),
         (dict(data__colors=("red", "red")), "data.colors"),
         (dict(data__wrong_relation=0.7, data__missing_relation=0.4), "data.wrong_relation"),
+        (dict(data__chain=2, data__shapes=("ring", "cross")), "data.chain"),
+        (dict(data__chain=2, model__text__length=20), "model.text.length"),
     ],
 )
 def test_rules_of_the_shapes_world(bad, path):

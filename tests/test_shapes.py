@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from anystep.errors import UserError
+from anystep.relations import read
 from anystep.shapes import (
     BACKGROUND,
     COLORS,
@@ -95,6 +96,30 @@ def test_relations_are_clear():
             assert scene.relation in relations(a + np.tile(shift[0], 2), b + np.tile(shift[1], 2))
 
 
+def test_chains_are_clear_and_can_be_read():
+    world, seen = check(WORLD._replace(chain=3)), Counter()
+    for number in range(40):
+        scene = make_scene(world, 5, number, "dev", "position")
+        seen[len(scene.objects)] += 1
+        pairs = zip(scene.objects[:-1], scene.objects[1:], strict=True)
+        assert [relations(a.box, b.box) for a, b in pairs] == [{word} for word in scene.relations]
+        if len(scene.objects) > 2:
+            assert len({o.shape for o in scene.objects}) == len(scene.objects) and len(set(scene.relations)) == len(scene.relations)
+        asked = metadata(scene)
+        assert split_of(scene) == "dev" and all(judge(draw(scene, 16), asked, world).values())
+        turned = draw(scene, 16)[:, ::-1]  # mirrored, where one relation at least is another
+        assert not {"left of", "right of"} & set(scene.relations) or not judge(turned, asked, world)["position"]
+        assert [(found.subject, found.word, found.object) for found in read(asked["prompt"]).relations] == [
+            (f"{a.color} {a.shape}", word.removesuffix(" of"), f"{b.color} {b.shape}")
+            for a, word, b in zip(scene.objects[:-1], scene.relations, scene.objects[1:], strict=True)
+        ]
+        said = caption(scene, np.random.default_rng(number), world)
+        assert len(said.split()) <= 6 + 7 * len(scene.relations) and len(read(said).relations) == len(scene.relations)
+        again = scene_of(asked, world, np.random.default_rng(number))
+        assert metadata(again) == asked
+    assert min(seen[n] for n in (2, 3, 4)) > 5
+
+
 def test_split_is_the_crc_of_the_sorted_words():
     scene = Scene("position", (RED_RING, BLUE_CROSS), "left of")
     assert canonical(scene) == "blue cross, red ring"
@@ -125,6 +150,7 @@ def test_splits_are_disjoint_across_kinds_and_all_there():
         ({"max_objects": 4}, "max_objects"),
         ({"color_words": 1.1}, "color_words"),
         ({"wrong_relation": -0.1}, "wrong_relation"),
+        ({"chain": 3, "shapes": ("ring", "cross", "square")}, "world.chain = 3"),
         ({"missing_relation": float("nan")}, "missing_relation"),
         ({"wrong_relation": 0.6, "missing_relation": 0.6}, "at most 1"),
     ],

@@ -3,20 +3,32 @@
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 import toys
 from PIL import Image
 
+import anystep
 from anystep import api, sample, steer_train, steering, weights
 from anystep.bench import _steer, steer
 from anystep.errors import UserError
-from anystep.steering import learned
+from anystep.relations import read
+from anystep.shapes import World
+from anystep.steering import maps, prompts, sources
 
 pytestmark = [pytest.mark.usefixtures("light_compilation")]
 FIXTURES = Path(__file__).parent / "fixtures"
-FEW = ["--rows", "16", "--train", "8", "--batch", "8"]
+FEW = ["--rows", "64", "--train", "8", "--batch", "8"]
+ANYWHERE = """
+import numpy as np
+
+def boxes(picture, names):  # what random weights draw shows nothing
+    rng = np.random.default_rng(int(1e6 * abs(float(picture.sum()))) % 2**31)
+    return {name: (x, y, x + 1, y + 1) for name, (x, y) in zip(names, rng.uniform(0, 9, (2, 2)))}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -35,28 +47,51 @@ def own(tmp_path_factory):
     return folder / "model"
 
 
+def scalars(sampler):
+    """A user's own Sampler -> Sampler, which says one number for all rows."""
+
+    def step(state, t_pair, first=None):
+        return sampler.step(state, t_pair, first)[0], {"mean": jnp.mean(state.x)}
+
+    return sampler._replace(step=step)
+
+
 @pytest.mark.slow
 def test_own_model(own, tmp_path, capsys):
     made, out = tmp_path / "made", tmp_path / "grid.png"
-    steer_train.main(["--model", str(own), "--out", str(made), *FEW, "--steps", "1", "--amortise", "2"])
+    with pytest.raises(UserError, match="64 of 64 pictures show the relation 'none'"):
+        steer_train.main(["--model", str(own), "--out", str(made), *FEW, "--steps", "1"])
+    steer_train.main(["--model", str(own), "--out", str(made), *FEW, *judged_by(tmp_path), "--steps", "1", "--amortise", "2"])
     said = capsys.readouterr().out
-    assert "mismatching" in said and "ece_of_word" in said and "loss of the classifier" in said
+    assert all(text in said for text in ("mismatching", "ece", "at 1 steps: accuracy", "loss of the classifier on dev", "of the noise"))
     config = json.loads((made / "config.json").read_text())
-    assert config["report"]["examples"] == 16 and config["things"] == ["ring", "square", "triangle", "cross"]
+    assert config["report"]["examples"] == 64 and config["things"] == ["ring", "square", "triangle", "cross"]
+    assert config["report"]["times"] == [1.0] and config["report"]["amortised"]["correction"] > 0
     assert config["lens"]["layers"] == [0] and config["correction"]["shape"] == [16, 16, 3]
 
     prompts = ["a red ring left of a blue square", "a ring above a ring", "a ring"]
     asked = [word for prompt in prompts for word in ("--prompt", prompt)]
     sample.main(["--model", str(own), "--steer", str(made), "--method", "amortised", *asked, "--steps", "1", "--out", str(out)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith('prompt 1: "red ring" left "blue square": 0.') and "at 1 step, moved 0 times" in lines[0]
-    assert lines[1] == 'prompt 2: not steered: "ring" above "ring": two equal nouns have the same words to look for'
-    assert lines[2].startswith("prompt 3: not steered: says nothing of left")
+    assert lines[0] == 'prompt 2: not steered: "ring" above "ring": two equal nouns have the same words to look for'
+    assert lines[1].startswith("prompt 3: not steered: says nothing of left")
+    assert lines[2].startswith('prompt 1: "red ring" left "blue square": 0.') and "at 1 step, " in lines[2] and "moved" in lines[2]
     for page in ("grid.png", "grid_steered.png", "grid_maps.png"):
         assert Image.open(tmp_path / page).width > 100
 
+    export = ["--export", "t2i_compbench", "--count", "1", "--out", str(tmp_path / "folder"), "--steps", "1"]
+    sample.main(["--model", str(own), "--steer", str(made), *asked[:4], *export])
+    assert capsys.readouterr().out.startswith('prompt 2: not steered: "ring" above "ring"')
+
     model, params = api.load(own)
     plain = api.sample(model, params, prompts, steps=1)
+    other = steering.load(made, model, net=jax.tree.map(lambda a: a + 1, params["net"]), steps=2)
+    assert not steering.load(made, model, net=params["net"]).notes and "made with other weights" in other.notes[0]
+    strange = "steer: steps at flow times 0.75 to 1, the classifier learned from 1 to 1 alone"
+    assert api.notes(model, prompts[:1], other, 4) == [*other.notes, strange.replace("0.75", f"{model.drawing.times(4, 16)[1]:.3g}")]
+    anystep.sample(model, params, prompts[1:], steps=1, steer=other)
+    assert "prompt 1: not steered" in capsys.readouterr().err
+    assert api.sample_and_say(model, params, prompts, 1, steer=scalars)[1] == {}
     found = api.sample(model, params, prompts, steps=1, steer=steering.load(made, model, until=0.999))
     assert (found[0] != plain[0]).any() and (np.abs(found[1:].astype(int) - plain[1:]) <= 1).all()
 
@@ -70,6 +105,8 @@ def test_folders_of_others(name, layers, size, tmp_path, capsys):
     pytest.importorskip("tokenizers")
     folder, made = str(FIXTURES / f"pipeline_{name}"), tmp_path / "made"
     sized = ["--size", size] if size else []
+    with pytest.raises(UserError, match="--source policy: nothing here can judge what this model draws"):
+        steer_train.main(["--model", folder, "--out", str(made), *FEW, *sized])
     steer_train.main(["--model", folder, "--out", str(made), *FEW, *sized, "--layers", layers, "--source", "noised"])
     assert "mismatching" in capsys.readouterr().out
     model, params = api.load(folder)
@@ -87,18 +124,30 @@ def test_folders_of_others(name, layers, size, tmp_path, capsys):
         steering.load(made, api.load(FIXTURES / f"pipeline_{other}")[0])
 
 
+def judged_by(folder):
+    (folder / "boxes.py").write_text(ANYWHERE)
+    return ["--boxes", str(folder / "boxes.py")]
+
+
 @pytest.mark.slow
 def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
-    steer_train.main(["--model", str(own), "--out", str(tmp_path / "made"), *FEW, "--steps", "1"])
+    steer_train.main(
+        ["--model", str(own), "--out", str(tmp_path / "made"), *FEW, "--steps", "1", "--source", "noised", *judged_by(tmp_path)]
+    )
     arguments = ["--model", str(own), "--classifier", f"a={tmp_path / 'made'}", "--rows", str(tmp_path / "rows.jsonl"), "--steps", "1"]
-    arguments += ["--prompts", "8", "--methods", "fast:iterations=1,amortised", "--timed", "1", "--batches", "1"]
+    arguments += ["--prompts", "8", "--methods", "fast:iterations=1:until=[0.999],amortised", "--timed", "1", "--batches", "1"]
+    arguments += ["--tune", "4"]
     capsys.readouterr()
     steer.main([*arguments, "--out", str(tmp_path / "record.json")])
     table = capsys.readouterr().out.splitlines()
     rows = json.loads((tmp_path / "record.json").read_text())["result"]["rows"]
-    assert [row["method"] for row in rows] == ["none", "fast:iterations=1"]  # nothing corrects noises here
-    assert rows[0]["evaluations_ratio"] == 1.0 and 1.2 < rows[1]["evaluations_ratio"] < 3.0
+    assert [row["method"] for row in rows] == ["none", "fast:iterations=1:until=[0.999]"]  # nothing corrects noises here
+    assert rows[0]["evaluations_ratio"] == 1.0 and rows[1]["moves"] == 1.0 and rows[1]["looks"] == 2.0
+    assert rows[1]["evaluations"] - rows[0]["evaluations"] == pytest.approx(2 * 0.5)  # a look more and a move, through one block of two
+    assert 1.2 < rows[1]["flops_ratio"] < 3.0 and 0 <= rows[1]["ece_before"] <= 1 and rows[1]["batch_1"]["waits"] == 1.0
     assert rows[1]["batch_1"]["seconds_ratio"] > 0 and "fast:iterations=1" in table[2]
+    drawn = [json.loads(line)["key"] for line in (tmp_path / "rows.jsonl").read_text().splitlines() if "drawn" in line]
+    assert len(drawn) == len(_steer.TUNED["fast"]) + 2 and rows[1]["step"] in _steer.TUNED["fast"]
     monkeypatch.setattr(_steer, "draw", None)  # nothing is drawn again
     steer.main(arguments)
     assert capsys.readouterr().out.splitlines()[:3] == table[:3]
@@ -113,6 +162,7 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
         (["--data", "dogs.txt"], "--data 'dogs.txt': shapes, or a .jsonl file"),
         (["--data", "dogs.jsonl"], "--source policy: .* --boxes FILE.py, or --source noised"),
         (["--classifier", "x"], "--classifier 'x': is for --amortise"),
+        (["--wrong", "no"], "--wrong no: is for --source noised or both"),
         (["--kind", "heavy"], "argument --kind: invalid choice"),
     ],
 )
@@ -124,8 +174,10 @@ def test_a_mistake_is_one_line(argv, said):
 def test_layers_that_are_not_there(own):
     model, _ = api.load(own)
     with pytest.raises(UserError, match=r"--layers \[0, 2\]: allowed are different ones of 0 to 1"):
-        learned.lens_of(model, "light", (0, 2))
-    assert learned.lens_of(model, "light").layers == (0,) and learned.lens_of(model, "faithful").layers == (0, 1)
+        maps.lens_of(model.net, "light", (0, 2))
+    assert maps.lens_of(model.net, "light").layers == (0,) and maps.lens_of(model.net, "faithful").layers == (0, 1)
+    with pytest.raises(UserError, match=r"heads: \[0, 7\], a layer that is read has 0 to 1"):
+        maps.channels_of(model, maps.lens_of(model.net, "light", heads=(0, 7)))
 
 
 def test_pictures_with_what_they_show(tmp_path):
@@ -134,30 +186,50 @@ def test_pictures_with_what_they_show(tmp_path):
         Image.new("RGB", (20, 10), (255, 0, 0)).save(tmp_path / row["image"])
     file = tmp_path / "data.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    data = learned.PicturesData(file, (8, 16))
+    data = sources.PicturesData(file, (8, 16))
     train, dev = (data.rows(split, 100, ("true", "wrong")) for split in ("train", "dev"))
     assert len(train) + len(dev) == 60 and dev and data.things == ("car", "dog")
     assert (data.labels(dev)[:, 0] == 1).all() and [row.word == 0 for row in dev[:2]] == [True, False]
-    assert data.pictures([0]).shape == (1, 8, 16, 3) and data.pictures([0])[0, 0, 0].tolist() == [1, -1, -1]
-    file.write_text(json.dumps(rows[0] | {"relation": "behind"}))
-    with pytest.raises(UserError, match=r"needs image, subject, relation \(left, right, above, below\)"):
-        learned.PicturesData(file, (8, 16))
+    assert data.pictures(dev[:1]).shape == (1, 8, 16, 3) and data.pictures(dev[:1])[0, 0, 0].tolist() == [1, -1, -1]
+    needs = r"needs image, subject, relation \(left, right, above, below\)"
+    for change, said in (({"relation": "behind"}, needs), ({"subject": " "}, needs), ({"image": "x.png"}, "no file 'x.png' beside it")):
+        file.write_text(json.dumps(rows[0] | change))
+        with pytest.raises(UserError, match=said):
+            sources.PicturesData(file, (8, 16))
 
 
-def test_chains_of_relations():
-    from anystep import shapes
-    from anystep.relations import read
+def test_boxes_of_others(tmp_path):
+    file, row = tmp_path / "boxes.py", sources.prompts.scene_rows(World(), 0, 1, "train")
+    for text, said in (("1 / 0", "ZeroDivisionError"), ("def boxes(picture, names):\n    return {names[0]: 'x'}", "ValueError")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=said):
+            sources.labels_of_pictures([None], row, steer_train.boxes_of(str(file)))
 
-    world = shapes.World(size=64)
-    for number in range(6):
-        row = _steer.chain(world, 0, number, 2)
-        found = read(row["prompt"]).relations
-        c, b, a = (entry["class"] for entry in row["include"])
-        words = {"left of": "left", "right of": "right"}
-        said = [words.get(entry["position"][0], entry["position"][0]) for entry in row["include"][:0:-1]]
-        assert [r[:3] for r in found] == [(a, said[0], b), (b, said[1], c)] and len({a, b, c}) == 3
-    with pytest.raises(UserError, match="--relations 3: needs 4 shapes, the world has 3"):
-        _steer.chain(world._replace(shapes=world.shapes[:3]), 0, 0, 3)
+
+def test_chains_of_relations(own, tmp_path):
+    model, _ = api.load(own)
+    with pytest.raises(UserError, match="--relations 2: the model learned scenes of at most 1"):
+        _steer.asked(model, 2, 2, "dev", 0)
+    longer = ["--config.data.chain=3", "--config.model.text.length=28"]
+    model = api.pipeline(tiny.config("shapes", tmp_path, *longer))
+    assert sources.world_of(model.config).chain == 1  # a classifier learns from single relations
+    found = {
+        (split, n): [row["prompt"] for row in _steer.asked(model, 5, n, split, 0).metadata] for split in ("dev", "test") for n in (1, 2, 3)
+    }
+    for (_, n), texts in found.items():
+        assert all(len(read(text).relations) == n for text in texts)
+    assert not set(found["dev", 2]) & set(found["test", 2])
+    tuning, test = _steer.asked(model, 5, 2, "dev", 0, tuning=True), _steer.asked(model, 5, 2, "test", 0)
+    assert len({tuning.first, test.first, _steer.asked(model, 2, 2, "dev", 0).first}) == 3
+    assert not {row["prompt"] for row in tuning.metadata} & set(found["dev", 2])
+    text = "a red ring left of a blue square above a green cross below a red triangle"
+    understood = prompts.understand(model.text, text, ("ring", "square", "cross", "triangle"))
+    assert len(understood.relations) == 3 and prompts.arrays([understood], 28, 3).known.all()
+
+
+def test_what_a_batch_waits_for():
+    assert _steer.waiting([1, 3, 1, 1], 2) == (3 + 3 + 1 + 1) / 6
+    assert _steer.waiting([1, 3, 1, 1], 1) == 1.0 and _steer.waiting([1], 2) is None
 
 
 def test_methods_are_told_with_settings():

@@ -1,20 +1,35 @@
-"""The work of `anystep bench steer`: prompts with one relation or several, drawing and judging, what a look and a move cost."""
+"""The work of `anystep bench steer`: prompts with one relation or several, drawing and judging, what a look and a move cost.
+
+Passes through the network, of one sample as if it were alone, with share = layers that run until the last one is read / depth:
+
+    plain      calls (2 N - 1 of heun, else N) and as many of the null prompt where there is guidance
+    steered    + looks x share - steered steps x share (the last look is gone on from);  + moves x share backward;  the corrections' network
+               is none of these passes, its FLOPs count
+
+A backward pass counts as one, though it is a little more. FLOPs are of products, by `anystep.flops`; neither counts the text encoder.
+"""
 
 import statistics
 import time
-import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anystep import api, flops, shapes, steering
+from anystep import api, flops, shapes, steering, tree
 from anystep.errors import UserError
 from anystep.nets import correction
-from anystep.steering import learned
-from anystep.steering.program import At, Walk
+from anystep.steering import sources
+from anystep.steering.at import At, Walk
+from anystep.steering.examples import FIRST
+from anystep.steering.maps import look
+from anystep.steering.method import published_steps
 from anystep.subjects import subject
+
+TUNED = {"fast": (0.05, 0.1, 0.2, 0.4), "faithful": (1.25, 5.0, 20.0, 80.0)}  # steps that are tried; raw ones go with a network's gradients
+TUNING = 10_000_000  # number of the first scene to tune on
+TIMED = 64  # prompts at least: who is moved, and how often, is luck
 
 
 class Case(NamedTuple):
@@ -23,78 +38,166 @@ class Case(NamedTuple):
     method: str
     classifier: str
     steps: int
-    steer: Any  # Steering, None for none
-    digest: str  # of the classifier's weights
+    steer: Any = None  # Steering, None for none
+    settings: Any = ()  # names of those that are told
 
 
-def asked(model, n, relations, split, seed):
-    """(metadata of n prompts of position and n // 4 of each other tag, judge)."""
+class Asked(NamedTuple):
+    """Prompts with what judges their pictures, and the number of the first noise."""
+
+    metadata: list[dict]
+    judge: Any
+    first: int
+
+
+def asked(model, n, relations, split, seed, tuning=False) -> Asked:
+    """n position prompts of so many relations, from scenes of the split."""
     if model.config is None or model.config.data.kind != "shapes":
         raise UserError("--model: must have learned data.kind = 'shapes', whose pictures can be judged")
-    world, colors = learned.world_of(model.config), model.config.data.color_words > 0
-
-    def scenes(kind, count):
-        return [shapes.metadata(shapes.make_scene(world, seed, i, split, kind), colors) for i in range(count)]
-
-    metadata = scenes("position", n) if relations == 1 else [chain(world, seed, i, relations) for i in range(n)]
-    for kind in shapes.KINDS:
-        metadata += scenes(kind, n // 4) if kind != "position" and n // 4 > 1 else []
-    return metadata, subject(model.config.data, 1, split, seed).judge
-
-
-def chain(world, seed, number, relations):
-    """Metadata of "a A r1 a B r2 a C", every thing and every relation another (Learn-to-Steer's benchmark), that some picture can show."""
-    if len(world.shapes) <= relations:
-        raise UserError(f"--relations {relations}: needs {relations + 1} shapes, the world has {len(world.shapes)}")
-    rng = np.random.default_rng([seed, number])
-    names = rng.permutation(world.shapes)[: relations + 1].tolist()
-    words = rng.permutation(shapes.RELATIONS)[:relations].tolist()
-    include = [{"class": names[-1], "count": 1}]
-    for place, (name, word) in enumerate(zip(names[-2::-1], words[::-1], strict=True)):
-        include.append({"class": name, "count": 1, "position": [word, place]})
-    prompt = " ".join(f"a {name} {word}" for name, word in zip(names, words, strict=False)) + f" a {names[-1]}"
-    return {"tag": "position", "include": include, "prompt": prompt}
+    if relations > model.config.data.chain:
+        learned = f"the model learned scenes of at most {model.config.data.chain} (config.data.chain)"
+        raise UserError(f"--relations {relations}: {learned}")
+    world, colors = sources.world_of(model.config)._replace(chain=relations), model.config.data.color_words > 0
+    metadata, number = [], TUNING if tuning else 0
+    while len(metadata) < n:
+        scene = shapes.make_scene(world, seed, number, split, "position")
+        metadata += [shapes.metadata(scene, colors)] if len(scene.relations) == relations else []
+        number += 1
+    return Asked(metadata, subject(model.config.data, 1, split, seed).judge, FIRST["bench tune" if tuning else f"bench {split}"])
 
 
-def cases(model, methods, classifiers, steps):
+def cases(model, params, methods, classifiers, steps):
     out = []
     for count in steps:
-        out.append(Case("none", "", count, None, ""))
+        out.append(Case("none", "", count))
         for text, (name, settings) in methods.items():
             for label, folder in classifiers.items() if name != "none" else ():
-                published = {"steps": 1 if count <= 4 else count // 2} if name == "faithful" else {}
+                published = {"steps": published_steps(count)} if name == "faithful" else {}
                 try:
-                    steer = steering.load(folder, model, name, **(published | settings))
+                    steer = steering.load(folder, model, name, net=params["net"], **(published | settings))
                 except UserError as error:
                     if "corrects noises" in str(error):
                         continue  # this classifier has no such part
                     raise
-                digest = 0
-                for leaf in jax.tree.leaves(steer.params):
-                    digest = zlib.crc32(np.asarray(leaf).tobytes(), digest)
-                out.append(Case(text, label, count, steer, f"{digest:08x}"))
+                out.append(Case(text, label, count, steer, tuple(settings)))
     return out
 
 
-def draw(case, model, params, metadata, judge, seed, fields):
-    """Verdicts, a letter a prompt; means over the prompts of position of what the steering says; counted costs."""
-    prompts = [row["prompt"] for row in metadata]
-    x, said = api.sample_and_say(model, params, prompts, case.steps, seed, steer=case.steer)
-    verdicts = [judge(picture, row) for picture, row in zip(x, metadata, strict=True)]
+def trials(case):
+    """The case with each step that is to be tried; [] where its step is told or does not matter."""
+    sizes = TUNED.get(case.method.split(":")[0], ()) if case.steer and "step" not in case.settings else ()
+    return [with_step(case, size) for size in sizes]
+
+
+def with_step(case, size):
+    program = case.steer.program
+    return case._replace(steer=case.steer._replace(program=program._replace(method=program.method._replace(step=size))))
+
+
+def draw(case, model, params, what: Asked, seed, fields):
+    """Verdicts, a letter a prompt; of each prompt what the steering says; their means and counted costs."""
+    prompts = [row["prompt"] for row in what.metadata]
+    x, info = api.sample_and_say(model, params, prompts, case.steps, seed, steer=case.steer, first=what.first)
+    verdicts = [what.judge(picture, row) for picture, row in zip(x, what.metadata, strict=True)]
     out = {field: "".join(str(int(verdict[field])) for verdict in verdicts) for field in fields}
-    position = np.array([row["tag"] == "position" for row in metadata])
-    return out | spoken(said, position) | counted(case, model, params, prompts[:1], said, position)
+    said = spoken(info)
+    return out | said | counted(case, model, params, prompts[:1], said)
 
 
-def spoken(said, where):
-    if not said:
-        return {"before": None, "after": None, "iterations": 0.0, "looks": 0.0}
-    here = said["steering"]
-    steered = np.maximum((here["looks"] > 0).sum(0) - 1, 0)
-    known = here["before"][0] > 0
-    after = np.take_along_axis(here["after"], steered[None, :, None], 0)[0]
-    means = {name: float(a[where][known[where]].mean()) for name, a in (("before", here["before"][0]), ("after", after))}
-    return means | {name: float(here[name].sum(0)[where].mean()) for name in ("iterations", "looks")}
+def spoken(info):
+    """{"before", "after": probabilities that all relations hold, "moves", "looks", "distance", "steered" of each prompt}, [] without."""
+    if not info:
+        return dict.fromkeys(("before", "after", "moves", "looks", "distance", "steered"), [])
+    here = info["steering"]
+    steered = (here["looks"] > 0).sum(0)
+    last = np.maximum(steered - 1, 0)
+
+    def of_all(p):  # what is not asked for is 0
+        return [None if np.isnan(row).any() else round(float(np.prod(row[row > 0])), 4) for row in p]
+
+    after = np.take_along_axis(here["after"], last[None, :, None], 0)[0]
+    out = {"before": of_all(here["before"][0]), "after": of_all(after), "steered": steered.tolist()}
+    out |= {"moves": here["iterations"].sum(0).tolist(), "looks": here["looks"].sum(0).tolist()}
+    return out | {"distance": here["distance"].max(0).round(4).tolist()}
+
+
+def counted(case, model, params, prompts, said):
+    """Means over prompts: {"evaluations", "backward" (a part of them), "flops"} of one picture."""
+    net, d = model.net, model.drawing
+    cond = jax.tree.map(jnp.zeros_like, model.text.encode(params["text"], model.text.tokenize(prompts)))
+    cond |= {"guidance": jnp.ones(1)} if d.told else {}
+    x, t = jnp.zeros((1, *net.shape)), jnp.ones(1)
+    forward = flops.count(lambda x: net.velocity(params["net"], x, t, t, cond)[0], x).matmul
+    scale, inside = api.guidance(d, None, d.sampler, d.ask)
+    plain = (2 * case.steps - 1 if d.sampler == "heun" else case.steps) * (2 if scale != 1.0 and inside != "all" else 1)
+    if not said["looks"]:
+        return {"evaluations": float(plain), "backward": 0.0, "flops": plain * forward}
+    part = parts(case, model, params, cond, x, t, prompts)
+    looks, moves, steered = (float(np.mean(said[name])) for name in ("looks", "moves", "steered"))
+    total = plain * forward + looks * part["look"] + moves * part["back"] + part["correction"] - steered * part["trunk"]
+    share = part["share"]
+    return {"evaluations": plain + (looks + moves - steered) * share, "backward": moves * share, "flops": total}
+
+
+def parts(case, model, params, cond, x, t, prompts):
+    """FLOPs of one sample's look (to the last layer that is read, and the classifier), of the network's part in it, of what a backward pass
+    adds, of the corrections; and the share of the network's depth that a look takes."""
+    steer, net = case.steer, model.net
+    understood = steer.understand(model.text, prompts)
+    relations = len(understood[0].relations)
+    told = steer.told(understood, cond["features"].shape[1], relations)
+    walk = Walk(net, params["net"], cond, None, None, lambda velocity: velocity)
+    reader = steer.program.reader
+    here = At(reader, steer.program.method, walk, told, t, t, jnp.int32(0))
+    both = flops.count(jax.grad(lambda x: jnp.sum(here.see(x)[0])), x).matmul
+    blocks = []
+
+    def trunk(x):
+        maps, h, count = look(net, params["net"], x, t, t, cond, told["asked"].tokens, reader.lens)
+        blocks.append(count)
+        return maps, h
+
+    seen, alone = flops.count(here.see, x).matmul, flops.count(trunk, x).matmul
+    corrects = 0.0
+    if steer.program.method.amortised:
+        apply, features = correction.build(reader.corrects).apply, jnp.zeros((1, 2, cond["features"].shape[-1]))
+        corrects = flops.count(lambda x: apply(steer.params["correction"], x, features, jnp.zeros(1, jnp.int32)), x).matmul
+    return {"look": seen, "back": both - seen, "trunk": alone, "correction": relations * corrects, "share": blocks[0] / net.depth}
+
+
+def waiting(looks, batch):
+    """How much more a batch looks than its samples would alone, because it waits for the last one."""
+    whole = np.array(looks[: len(looks) // batch * batch]).reshape(-1, batch)
+    return float(whole.max(1).sum() * batch / max(whole.sum(), 1)) if whole.size else None
+
+
+def costs(missing, cases, model, params, what: Asked, seed, batch, rounds):
+    """(case, {"seconds" of a picture, "ratio" to none in the same rounds, "memory"}) of each missing one."""
+    if not missing:
+        return
+    model = model._replace(drawing=model.drawing._replace(batch=batch))
+    prompts = [row["prompt"] for row in what.metadata][: max(TIMED, 8 * batch)]
+
+    def run(case, prompts=prompts):
+        began = time.perf_counter()
+        api.sample_array(model, params, prompts, case.steps, seed, steer=case.steer, first=what.first)
+        return (time.perf_counter() - began) / len(prompts)
+
+    for case in missing:
+        base = next(other for other in cases if other.method == "none" and other.steps == case.steps)
+        for one in (base, case):
+            run(one, prompts[:batch])  # compiles
+        seconds = [(run(base), run(case)) for _ in range(rounds)]
+        args, words = spied(model, params, prompts[:batch], case)
+        memory = model.draw.lower(*args, **words).compile().memory_analysis()
+        yield (
+            case,
+            {
+                "seconds": statistics.median(mine for _, mine in seconds),
+                "ratio": statistics.median(mine / base for base, mine in seconds),
+                "memory": memory.temp_size_in_bytes + memory.output_size_in_bytes,
+            },
+        )
 
 
 def spied(model, params, prompts, case, seed=0):
@@ -109,68 +212,8 @@ def spied(model, params, prompts, case, seed=0):
     return calls[0]
 
 
-def counted(case, model, params, prompts, said, where):
-    """{"flops": of a picture, "evaluations": the same in forward passes of the conditional network}; from jaxprs, nothing is timed."""
-    one = model._replace(drawing=model.drawing._replace(batch=1))
-    plain, words = spied(one, params, prompts, case._replace(steer=None))
-    total = flops.count(lambda *args: model.draw(*args, **words), *plain).matmul
-    net, tokens = model.net, plain[1]
-    cond = jax.tree.map(jnp.zeros_like, model.text.encode(params["text"], tokens))
-    x, t = jnp.zeros((1, *net.shape)), jnp.ones(1)
-    forward = flops.count(lambda x: net.velocity(params["net"], x, t, t, cond)[0], x).matmul
-    if said:
-        here, part = said["steering"], parts(case, model, params, cond, x, t)
-        looks, moves = (float(here[name].sum(0)[where].mean()) for name in ("looks", "iterations"))
-        steered = float((here["looks"] > 0).sum(0)[where].mean())
-        total += looks * part["look"] + moves * part["back"] + part["correction"]
-        total -= steered * part["trunk"] if case.steer.program.method.reuse else 0.0
-    return {"flops": total, "evaluations": total / forward}
-
-
-def parts(case, model, params, cond, x, t):
-    """FLOPs of one sample's look (to the last layer that is read, and the classifier), of the network's part in it, of what a backward pass
-    adds, of a correction."""
-    steer, net = case.steer, model.net
-    understood = steer.understand(model.text, ["a ring left of a square"])
-    told = steer.told(understood, cond["features"].shape[1], 1)
-    walk = Walk(net, params["net"], cond, None, None, lambda velocity: velocity)
-    here = At(steer.program, walk, told, t, t, jnp.int32(0))
-    look = flops.count(lambda x: here.see(x)[0], x).matmul
-    both = flops.count(jax.grad(lambda x: jnp.sum(here.see(x)[0])), x).matmul
-    reader = steer.program.reader
-    maps = jnp.zeros((1, 2, reader.options.maps, reader.options.side, reader.options.side))
-    alone = flops.count(lambda maps: reader.logits(steer.params, maps, t), maps).matmul
-    corrects = 0.0
-    if steer.program.method.amortised:
-        apply, features = correction.build(reader.corrects).apply, jnp.zeros((1, 2, cond["features"].shape[-1]))
-        corrects = flops.count(lambda x: apply(steer.params["correction"], x, features, jnp.zeros(1, jnp.int32)), x).matmul
-    return {"look": look, "back": both - look, "trunk": look - alone, "correction": corrects}
-
-
-def costs(missing, cases, model, params, metadata, seed, batch, rounds):
-    """(case, {"seconds" of a picture, "ratio" to none in the same rounds, "memory"}) of each missing one, on prompts of position."""
-    if not missing:
-        return
-    model = model._replace(drawing=model.drawing._replace(batch=batch))
-    prompts = [row["prompt"] for row in metadata if row["tag"] == "position"][: max(2 * batch, 8)]
-
-    def run(case):
-        began = time.perf_counter()
-        api.sample_array(model, params, prompts, case.steps, seed, steer=case.steer)
-        return (time.perf_counter() - began) / len(prompts)
-
-    for case in missing:
-        base = next(other for other in cases if other.method == "none" and other.steps == case.steps)
-        for one in (base, case):
-            run(one)  # compiles
-        seconds = [(run(base), run(case)) for _ in range(rounds)]
-        args, words = spied(model, params, prompts[:batch], case)
-        memory = model.draw.lower(*args, **words).compile().memory_analysis()
-        yield (
-            case,
-            {
-                "seconds": statistics.median(mine for _, mine in seconds),
-                "ratio": statistics.median(mine / base for base, mine in seconds),
-                "memory": memory.temp_size_in_bytes + memory.output_size_in_bytes,
-            },
-        )
+def digest(case) -> str:
+    """Of all of a case that changes its pictures but the model, the prompts and the noise."""
+    if case.steer is None:
+        return ""
+    return f"{case.steer.program!r} {case.steer.strength} {tree.crc32(case.steer.params):08x}"

@@ -188,6 +188,7 @@ DATA = {  # fields of one data.kind only
         "data.color_words": real("share of captions that name the colours, where both can be", 0.0, 1.0),
         "data.wrong_relation": real("share of position captions with another relation than the picture's", 0.0, 1.0),
         "data.missing_relation": real("share of position captions without their relation", 0.0, 1.0),
+        "data.chain": whole("relations of a position scene at most, one between each two neighbours of up to four objects", 1, 3),
     },
     "pictures": SIZE
     | WEIGHTS

@@ -328,6 +328,10 @@ def world_is_drawable(c):
             refuse(f"data.{name}", c.data[name], "names without repetition")
     if c.data.wrong_relation + c.data.missing_relation > 1.0:
         refuse("data.wrong_relation", c.data.wrong_relation, f"<= 1 - config.data.missing_relation = {1 - c.data.missing_relation}")
+    if c.data.chain >= len(c.data.shapes):
+        refuse("data.chain", c.data.chain, f"< {len(c.data.shapes)}, the number of config.data.shapes: no two things of a chain are alike")
+    if c.data.chain > 1 and c.model.text.encoder == "hashed" and c.model.text.length < (least := 7 + 7 * c.data.chain):
+        refuse("model.text.length", c.model.text.length, f">= {least} for config.data.chain = {c.data.chain}, whose captions are so long")
 
 
 def albums_have_weights(c):

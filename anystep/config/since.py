@@ -32,4 +32,5 @@ SINCE = {
     "train.guard.patience": 20,
     "train.guard.rewinds": 3,
     "data.holds": (),
+    "data.chain": 1,
 }

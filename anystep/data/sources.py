@@ -66,9 +66,7 @@ def captions(data, n: int, split: str, seed: int) -> list[str]:
 
 
 def _shapes(data, split: str) -> Rows:
-    world = check(
-        World(data.size, data.shapes, data.colors, data.max_objects, data.color_words, data.wrong_relation, data.missing_relation),
-    )
+    world = check(World(*(getattr(data, name) for name in World._fields)))
 
     def rows(seed, positions):
         scenes = [make_scene(world, seed, position, split) for position in positions]

@@ -1,5 +1,5 @@
-"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata, at most 13 words each; and
-from metadata back to a scene.
+"""From a scene to words: training captions in several phrasings, the canonical prompt, and GenEval's metadata, at most 13 words each (6 +
+7 n of a chain of n relations); and from metadata back to a scene.
 
 single_object never names the colour, colors and color_attr always do, the other kinds name all their colours or none. "A and B" names the
 left or upper object first, as people do; a relation is told from either side.
@@ -7,7 +7,7 @@ left or upper object first, as people do; a relation is told from either side.
 
 import numpy as np
 
-from anystep.shapes.scene import KINDS, LISTED, RELATIONS, Object, Scene, World, make_scene, place, reading_order
+from anystep.shapes.scene import KINDS, LISTED, RELATIONS, Object, Scene, World, make_scene, place, place_chain, reading_order
 
 NUMBERS = {2: "two", 3: "three"}
 PHRASES = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of"), "above": ("above",), "below": ("below",)}
@@ -45,11 +45,16 @@ def caption(scene: Scene, rng: np.random.Generator, world: World) -> str:
     if len(objects) == 1:
         words = _one(objects[0], color)
     else:
-        relation = scene.relation
-        if rng.random() < 0.5 and relation:
-            objects, relation = objects[::-1], CONVERSE[relation]
-        words = f" {_link(relation, rng, world)} ".join(_one(o, color) for o in objects)
+        relations = scene.relations
+        if rng.random() < 0.5 and relations:
+            objects, relations = objects[::-1], tuple(CONVERSE[relation] for relation in relations[::-1])
+        words = _joined(objects, [_link(relation, rng, world) for relation in relations or (None,)], color)
     return _pick(rng, (f"a photo of {words}", f"a picture of {words}", words, f"there is {words}"))
+
+
+def _joined(objects, links, color: bool) -> str:
+    """ "a ring LINK a cross LINK a square" """
+    return "".join(f"{_one(o, color)} {link} " for o, link in zip(objects, links, strict=False)) + _one(objects[-1], color)
 
 
 def _link(relation: str | None, rng: np.random.Generator, world: World) -> str:
@@ -66,14 +71,14 @@ def prompt_of(scene: Scene, colors: bool = True) -> str:
     color = _names_colors(scene.kind, colors)
     if scene.kind == "counting":
         return f"a photo of {_many(scene.objects[0], color, NUMBERS[len(scene.objects)])}"
-    link = f" {scene.relation or 'and'} "
-    return f"a photo of {link.join(_one(o, color) for o in scene.objects)}"
+    return f"a photo of {_joined(scene.objects, scene.relations or ['and'] * (len(scene.objects) - 1), color)}"
 
 
 def metadata(scene: Scene, colors: bool = True) -> dict:
     """What the prompt asks for, as a line of GenEval's evaluation_metadata.jsonl: tag, include, (exclude,) prompt.
 
-    In a position prompt include[0] is the reference, include[1] the subject with position [relation, 0].
+    In a position prompt include[0] is the reference, include[1] the subject with position [relation, 0], and in a chain include[2] what
+    stands in the relation [relation, 1] to that.
     """
     color = _names_colors(scene.kind, colors)
 
@@ -86,8 +91,9 @@ def metadata(scene: Scene, colors: bool = True) -> dict:
         asked["include"] = [entry(scene.objects[0], n)]
         asked["exclude"] = [{"class": scene.objects[0].shape, "count": n + 1}]
     if scene.kind == "position":
-        subject, reference = asked["include"]
-        asked["include"] = [reference, subject | {"position": [scene.relation, 0]}]
+        reference, *others = asked["include"][::-1]
+        links = enumerate(zip(others, scene.relations[::-1], strict=True))
+        asked["include"] = [reference] + [entry | {"position": [relation, place]} for place, (entry, relation) in links]
     return asked
 
 
@@ -99,12 +105,14 @@ def prompts(world: World, seed: int, n: int, split: str = "test", kinds: tuple[s
 
 def scene_of(asked: dict, world: World, rng: np.random.Generator) -> Scene:
     """A scene that metadata describes, places and unnamed colours drawn anew."""
-    entries, relation = asked["include"], None
+    entries, relations = asked["include"], (None,)
     if asked["tag"] == "position":
         entries = entries[::-1]
-        relation = entries[0]["position"][0]
+        relations = tuple(entry["position"][0] for entry in entries[:-1])
     things = [thing for entry in entries for thing in [(entry["class"], entry.get("color") or _pick(rng, world.colors))] * entry["count"]]
-    scene = place(asked["tag"], things, relation, rng)
+    if len(relations) > 1:
+        return place_chain(things, relations, rng)
+    scene = place(asked["tag"], things, relations[0], rng)
     if asked["tag"] in LISTED and reading_order(scene.objects) != scene.objects:
         scene = scene._replace(objects=tuple(at._replace(shape=a, color=b) for at, (a, b) in zip(scene.objects[::-1], things, strict=True)))
     return scene

@@ -1,4 +1,14 @@
-"""A relation classifier with what it reads: static parts here, weights and temperature beside them."""
+"""A relation classifier with what it reads: static parts here, weights and temperature beside them.
+
+What is asked of it is whether a word is true of the picture, as a benchmark does; on a diagonal two words are. A softmax over the classes
+that learns from halves says p_w = P(w alone) + P(w and another) / 2, from which P(w) cannot be had: "left and above for sure" and "left
+or above" look alike. So each logit l_w is that of an event of its own,
+
+    p_w = sigmoid(l_w / T)      learned by the sum over w of the cross-entropy of "w is true": a proper score, least at the true P(w)
+
+The layouts are the published ones; so is the loss of the method `faithful`, -log softmax(l)_w, which asks of the same logits that l_w be
+large and larger than the others.
+"""
 
 from typing import Any, NamedTuple
 
@@ -28,6 +38,29 @@ class Reader(NamedTuple):
         return found.reshape(b, objects // 2, -1)
 
 
+def fresh(kind, lens: Lens, maps, times) -> Reader:
+    """A Reader without weights, of kind "light" | "faithful" | "faithful_small": of so many maps, learned at these flow times."""
+    if kind == "light":
+        return Reader(lens, relation.Light(maps, side=lens.side))
+    clock = tuple(sorted({float(t) for t in times}, reverse=True))
+    layout = relation.FLUX if kind == "faithful" else relation.STABLE
+    return Reader(lens, relation.Faithful(maps, clock, tuple(range(len(clock))), side=lens.side, **layout))
+
+
 def losses(logits, word):
-    """Cross-entropy of the asked class: logits [..., classes], word [...] int -> [...]."""
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), word[..., None], axis=-1)[..., 0]
+    """-log p of the asked event: logits [..., classes], word [...] int -> [...]."""
+    return jax.nn.softplus(-picked(logits, word))
+
+
+def published_losses(logits, word):
+    """Cross-entropy of the asked class among all: logits [..., classes], word [...] int -> [...]."""
+    return -picked(jax.nn.log_softmax(logits), word)
+
+
+def picked(values, word):
+    return jnp.take_along_axis(values, word[..., None], axis=-1)[..., 0]
+
+
+def cross_entropy(logits, labels):
+    """Of every event, summed: logits and labels in {0, 1} [..., classes] -> [...]."""
+    return jnp.sum(jax.nn.softplus(logits) - labels * logits, axis=-1)

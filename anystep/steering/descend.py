@@ -16,26 +16,26 @@ from anystep.arrays import expand, norm
 
 
 class Descent(NamedTuple):
-    """What a round hands to the next; `aux` and `first` are what `see` says of x and of the x that it began with."""
+    """What a round hands to the next; `aux` and `first` are what `see` says of x and what was read of the x that it began with."""
 
     x: jax.Array
     aux: dict
     first: dict
     active: jax.Array  # [B] still to be moved
     moved: jax.Array  # [B] int32, rounds that moved it
+    looks: jax.Array  # [B] int32, of each as if it were alone
     momentum: jax.Array
     number: jax.Array
     going: jax.Array
 
 
-def descend(see, x, known, method, size, limit, radius=None) -> Descent:
+def descend(see, x, known, method, size, limit, radius=None, seen=None) -> Descent:
     """see(x) -> (losses [B, R], aux); known [B, R]: which of them count; size [B]: of one step; limit: a loss at or below it is done;
-    radius [B, 1, ...]: |x| is put back to it, where it is finite. A sample moves while any of its losses is above the limit,
-    `method.iterations` times at most, by the loss whose turn it is ("alternate") or the largest ("hardest").
+    radius [B, 1, ...]: |x| is put back to it, where it is finite; seen: see(x), where somebody has looked. A sample moves while any of its
+    losses is above the limit, `method.iterations` times at most, by the loss whose turn it is ("alternate") or the largest ("hardest").
     """
-    shapes = jax.eval_shape(see, x)[1]
-    empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     count = jnp.maximum(jnp.sum(known, axis=-1), 1)
+    asking, none = jnp.any(known, axis=-1), jnp.zeros(x.shape[0], jnp.int32)
 
     def chosen(losses, number):
         if method.order == "hardest":
@@ -43,6 +43,9 @@ def descend(see, x, known, method, size, limit, radius=None) -> Descent:
         else:
             which = number % count
         return jax.nn.one_hot(which, known.shape[-1], dtype=losses.dtype)
+
+    def unhappy(losses):
+        return jnp.any(known & (losses > limit), axis=-1)
 
     def step(x, momentum, gradient, active):
         direction = gradient
@@ -56,7 +59,7 @@ def descend(see, x, known, method, size, limit, radius=None) -> Descent:
 
     def round_(c):
         losses, back, aux = jax.vjp(see, c.x, has_aux=True)
-        active = c.active & jnp.any(known & (losses > limit), axis=-1)
+        active = c.active & unhappy(losses)
         going = jnp.any(active) & (c.number < method.iterations)
 
         def move(_):
@@ -64,19 +67,23 @@ def descend(see, x, known, method, size, limit, radius=None) -> Descent:
             return step(c.x, c.momentum, back(weights)[0], active)
 
         x, momentum = jax.lax.cond(going, move, lambda _: (c.x, c.momentum), None)
-        first = jax.tree.map(lambda new, old: jnp.where(c.number == 0, new, old), said(aux), c.first)
-        return Descent(x, aux, first, active, c.moved + (active & going), momentum, c.number + 1, going)
+        first = jax.tree.map(lambda new, old: jnp.where(c.number == 0, new, old), reading(aux), c.first)
+        return Descent(x, aux, first, active, c.moved + (active & going), c.looks + c.active, momentum, c.number + 1, going)
 
     if method.iterations == 0:
-        aux = see(x)[1]
-        none = jnp.zeros(x.shape[0], jnp.int32)
-        return Descent(x, aux, said(aux), none > 0, none, x, jnp.int32(1), jnp.bool_(False))
-    begin = Descent(
-        x, empty, said(empty), jnp.any(known, axis=-1), jnp.zeros(x.shape[0], jnp.int32), jnp.zeros_like(x), jnp.int32(0), jnp.bool_(True)
-    )
+        aux = see(x)[1] if seen is None else seen[1]
+        looks = asking.astype(jnp.int32) if seen is None else none
+        return Descent(x, aux, reading(aux), none > 0, none, looks, x, jnp.int32(1), jnp.bool_(False))
+    if seen is None:
+        aux = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(see, x)[1])
+        active, going = asking, jnp.bool_(True)
+    else:
+        aux, active = seen[1], asking & unhappy(seen[0])
+        going = jnp.any(active)
+    begin = Descent(x, aux, reading(aux), active, none, none, jnp.zeros_like(x), jnp.int32(0), going)
     return jax.lax.while_loop(lambda c: c.going, round_, begin)
 
 
-def said(aux):
-    """What of `see`'s answer a person is told."""
+def reading(aux):
+    """What of `see`'s answer a person is told: {"p": [B, R], "maps": [B, 2 R, S, S]}."""
     return {"p": aux["p"], "maps": aux["maps"]}

@@ -1,152 +1,135 @@
-"""What a classifier learns from: prompts that name two objects, the maps of their words, and how the objects stand.
+"""What a classifier learns from: the maps of two objects' words, and how the objects stand.
 
     noised      pictures whose relation is known, noised to a time, with the true prompt and with wrong ones, all with the picture's label.
                 For flow models "dual inversion" is just that (the released code's inversion is a straight line)
     on-policy   the model's own first steps, labelled by what it has drawn in the end: the very maps that are asked later, at t = 1 too,
                 where a noised picture shows nothing; what a gate needs is this probability
 
-Rows are pure functions of (seed, number). Everything here is drawn unsteered.
+Everything here is drawn unsteered. Scenes, not rows, take turns at the numbers of steps and at the times, so that the prompts of one scene,
+true, wrong or without a word, share theirs. Row i of a split is drawn from noise number FIRST[split] + i: no split, number of steps or
+benchmark shares a noise with another.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anystep import shapes, tree
+from anystep import tree
 from anystep.arrays import channels
-from anystep.path import from_flow_time, interpolate
-from anystep.shapes.caption import CONVERSE, PHRASES
-from anystep.steering.maps import Lens, look
-from anystep.steering.prompts import Understood, arrays
-from anystep.steering.symmetry import CLASSES, WORDS, label_of
-from anystep.steering.symmetry import PHRASES as SHORT
+from anystep.errors import UserError
+from anystep.path import from_flow_time, interpolate, to_flow_time
+from anystep.sampling import asked_by
+from anystep.steering.maps import Lens, channels_of, look
+from anystep.steering.program import Recorder, Steering
+from anystep.steering.prompts import arrays
+from anystep.steering.rows import generator, understood
+from anystep.steering.sources import labels_of_pictures
+from anystep.steering.symmetry import CLASSES
 
-OPENINGS = ("a photo of ", "a picture of ", "", "there is ")
-SAID = {short: PHRASES[phrase] for phrase, short in SHORT.items()}  # "left": ("left of", "to the left of")
+FIRST = {"train": 2**28, "dev": 2**29, "bench dev": 0, "bench test": 2**24, "bench tune": 2**25}  # a split has up to 10^7 rows
+ALIKE = 0.98  # a larger share of one label teaches nothing
+EARLY = 256  # rows after which that is looked at
 
 
-class Row(NamedTuple):
-    """A prompt, the characters of its subject and object, the class that it says (-1: none), and the number of its scene."""
+class Task(NamedTuple):
+    """A model with what a classifier of it is to learn from."""
 
-    prompt: str
-    names: tuple[str, str]
-    spans: tuple[tuple[int, int], tuple[int, int]]
-    word: int
-    scene: int
+    model: Any  # with net, text, drawing, codec
+    params: Any
+    shape: tuple[int, ...]  # of a sample of the network
+    times: Callable  # number of steps -> flow times [steps + 1]
+    sample: Callable  # (prompts, steps, steer, first) -> (pictures at the door, what the sampler says); first: number of the first noise
+    seed: int
+    data: Any  # ShapesData | PicturesData
 
 
 class Examples(NamedTuple):
-    """maps [N, 2, C, S, S] float16, labels [N, 5], words [N], flow times t [N]."""
+    """maps [N, 2, C, S, S] float16, labels [N, 5] in {0, 1}, words [N] (-1: none), flow times t [N], numbers of steps [N] (0: noised)
+    and of scenes [N]."""
 
     maps: np.ndarray
     labels: np.ndarray
     words: np.ndarray
     t: np.ndarray
+    steps: np.ndarray
+    scenes: np.ndarray
+
+    def where(self, rows):
+        return Examples(*(part[rows] for part in self))
 
 
-def generator(name, seed, number):
-    return np.random.default_rng([*name.encode(), seed, number])
+def joined(parts) -> Examples:
+    return Examples(*(np.concatenate(some) for some in zip(*parts, strict=True)))
 
 
-def say(a, b, link, opening="", word=-1, scene=0) -> Row:
-    """ "<opening>a <a> <link> a <b>" """
-    prompt, spans = opening, []
-    for name, after in ((a, f" {link} "), (b, "")):
-        prompt += "an " if name[0].lower() in "aeiou" else "a "
-        spans.append((len(prompt), len(prompt) + len(name)))
-        prompt += name + after
-    return Row(prompt, (a, b), tuple(spans), word, scene)
+def halves(examples: Examples):
+    """(one half, the other) of the scenes, by a coin for each of their numbers."""
+    heads = np.array([generator("halves", 0, scene).random() < 0.5 for scene in examples.scenes])
+    return examples.where(~heads), examples.where(heads)
 
 
-def scene_rows(world, seed, n, split, kinds=("true",)):
-    """(rows, scenes): n position scenes of the shapes world, one row for each of `kinds`: "true", "wrong" (another relation's word), "none"
-    ("and" in its place). Either object may come first."""
-    rows, scenes = [], []
-    for number in range(n):
-        scene = shapes.make_scene(world, seed, number, split, "position")
-        objects, relation = scene.objects, scene.relation
-        rng = generator("steering rows", seed, number)
-        for kind in kinds:
-            if rng.random() < 0.5:
-                objects, relation = objects[::-1], CONVERSE[relation]
-            word = SHORT[relation]
-            word = {"true": word, "wrong": pick(rng, [w for w in WORDS if w != word]), "none": None}[kind]
-            link = pick(rng, SAID[word]) if word else "and"
-            a, b = (f"{o.color} {o.shape}" if world.color_words > 0 else o.shape for o in objects)
-            rows.append(say(a, b, link, pick(rng, OPENINGS), CLASSES.index(word) if word else -1, number))
-        scenes.append(scene)
-    return rows, scenes
+def by_turns(rows, options):
+    """Which of so many options each row has: scenes take turns."""
+    return np.array([row.number % options for row in rows], int)
 
 
-def pick(rng, options):
-    return options[int(rng.integers(len(options)))]
+def on_policy(task: Task, split, n, lens: Lens, counts, firsts) -> Examples:
+    """n prompts, true and without a word, each at one of the numbers of steps; firsts: how many of the first steps become examples."""
+    rows, start, found, labels = task.data.rows(split, n, ("true", "none")), FIRST[split], [], []
+    turns = by_turns(rows, len(counts))
+    for number, (steps, first) in enumerate(zip(counts, firsts, strict=True)):
+        some = [row for row, turn in zip(rows, turns, strict=True) if turn == number]
+        times = np.asarray(task.times(steps), np.float32)[: min(first, steps)]
+        for begin in range(0, len(some), EARLY):
+            part = some[begin : begin + EARLY]
+            found.append(drawn(task, part, steps, times, lens, start))
+            labels.append(found[-1].labels[:: len(times)])
+            start += len(part)
+            if sum(map(len, labels)) in range(EARLY, 2 * EARLY):
+                refuse_one_label(np.concatenate(labels), "--source policy")
+    refuse_one_label(np.concatenate(labels), "--source policy")
+    return joined(found)
 
 
-def triplet_rows(triplets, seed, kinds=("true",)):
-    """Rows of (subject, word, object) triplets, one for each of `kinds`."""
-    rows = []
-    for number, (a, word, b) in enumerate(triplets):
-        rng = generator("steering rows", seed, number)
-        for kind in kinds:
-            asked = {"true": word, "wrong": pick(rng, [w for w in WORDS if w != word]), "none": None}[kind]
-            link = pick(rng, SAID[asked]) if asked else "and"
-            rows.append(say(a, b, link, pick(rng, OPENINGS), CLASSES.index(asked) if asked else -1, number))
-    return rows
+def drawn(task, rows, steps, times, lens, start) -> Examples:
+    """Of each row the first steps, at `times`, one after the other: [row 0 at times[0], row 0 at times[1], ..., row 1 at times[0], ...]."""
+    given = {row.prompt: one for row, one in zip(rows, understood(task.model.text, rows), strict=True)}
+    steer = Steering(Recorder(lens, len(times)), {}, given=given)
+    pictures, info = task.sample([row.prompt for row in rows], steps, steer, start)
+    labels, each = labels_of_pictures(pictures, rows, task.data.boxes), len(times)
+    maps = np.asarray(info["maps"]).swapaxes(0, 1)  # [N, first steps, 2, C, S, S]
+    return Examples(
+        maps.reshape(-1, *maps.shape[2:]),
+        np.repeat(labels, each, axis=0),
+        np.repeat([row.word for row in rows], each),
+        np.tile(times, len(rows)),
+        np.full(len(rows) * each, steps),
+        np.repeat([row.number for row in rows], each),
+    )
 
 
-def boxes_in_shapes(world) -> Callable:
-    """boxes(picture, names) -> {name: box} by the exact detector; names "ring" or "red ring", found only where one thing fits."""
-
-    def boxes(picture, names):
-        seen = shapes.detect(picture, world).objects
-        out = {}
-        for name in names:
-            *color, shape = name.split()
-            fits = [thing for thing in seen if thing.shape == shape and (not color or thing.color == color[0])]
-            if len(fits) == 1:
-                out[name] = fits[0].box
-        return out
-
-    return boxes
+def refuse_one_label(labels, flag):
+    """UserError where nearly all rows have one label: nothing can be learned from them, least of all after hours."""
+    kinds, counts = np.unique(labels, axis=0, return_counts=True)
+    if counts.max() > ALIKE * len(labels):
+        named = " and ".join(name for name, on in zip(CLASSES, kinds[counts.argmax()], strict=True) if on)
+        text = f"{flag}: {counts.max()} of {len(labels)} pictures show the relation {named!r}"
+        raise UserError(f"{text}; does the model draw what --boxes (default: the detector of shapes) can find?")
 
 
-def labels_of_pictures(pictures, rows, boxes):
-    """[N, 5] of what the pictures show."""
-    out = []
-    for picture, row in zip(pictures, rows, strict=True):
-        found = boxes(picture, list(row.names))
-        out.append(label_of(*(found.get(name) for name in row.names)))
-    return np.stack(out)
-
-
-def labels_of_scenes(scenes, rows):
-    """[N, 5] of the scenes that the rows speak of."""
-    out = []
-    for row in rows:
-        by_name = {name: o.box for o in scenes[row.scene].objects for name in (o.shape, f"{o.color} {o.shape}")}
-        out.append(label_of(*(by_name[name] for name in row.names)))
-    return np.stack(out)
-
-
-def understood(text, rows) -> list[Understood]:
-    """The rows as `prompts.arrays` wants them, also those without a relation."""
-    return [
-        Understood(row.prompt, (Said(WORDS[row.word]),), (tuple(tuple(text.place(row.prompt, s)) for s in row.spans),), ()) for row in rows
-    ]
-
-
-class Said(NamedTuple):
-    word: str
-
-
-def noised(model, params, rows, x0_of, labels, lens: Lens, pairs, seed=0, batch=64) -> Examples:
-    """Maps of noised pictures: x0_of(numbers of scenes) -> pictures float32 at the door [N, H, W, 3]; labels [N, 5]; pairs: the (t, s) in
-    flow time that are looked at, each row at one of them, in turn. Rows of one picture do not share their noise, as published."""
-    net, path = model.net, model.net.path
-    said, out = understood(model.text, rows), []
+def noised(task: Task, split, n, lens: Lens, kinds, at) -> Examples:
+    """Maps of noised pictures, n prompts of `kinds`, each scene at one of the flow times `at`. Rows of one picture do not share their
+    noise, as published."""
+    model, params = task.model, task.params
+    net, path, codec = model.net, model.net.path, model.codec
+    rows = task.data.rows(split, n, kinds)
+    meant, labels = understood(model.text, rows), task.data.labels(rows)
+    ask = asked_by(model.drawing.sampler, net, model.drawing.ask)
+    t = np.array(at, np.float32)[by_turns(rows, len(at))]
+    s = np.array([flow_time_asked(ask, path, time) for time in at], np.float32)[by_turns(rows, len(at))]
 
     @jax.jit
     def seen(params, tokens, asked, x0, t, s, keys):
@@ -154,18 +137,18 @@ def noised(model, params, rows, x0_of, labels, lens: Lens, pairs, seed=0, batch=
         x = interpolate(path, x0, tree.normal(keys, x0.shape[1:]), from_flow_time(path, t))
         return look(net, params["net"], x, from_flow_time(path, t), from_flow_time(path, s), cond, asked, lens)[0].astype(jnp.float16)
 
-    encode = jax.jit(model.codec.encode) if model.codec else None
-    t, s = (np.array([pairs[i % len(pairs)][k] for i in range(len(rows))], np.float32) for k in (0, 1))
+    encode, out, batch = jax.jit(codec.encode) if codec else None, [], model.drawing.batch
     for first in range(0, len(rows), batch):
         index = np.minimum(np.arange(first, first + batch), len(rows) - 1)
-        pictures = jnp.asarray(x0_of([rows[i].scene for i in index]), jnp.float32)
+        pictures = jnp.asarray(task.data.pictures([rows[i] for i in index]), jnp.float32)
         latents = jnp.concatenate([encode(params["codec"], pictures[i : i + 1]) for i in range(batch)]) if encode else pictures
         x0 = (latents - channels(net.shift, latents)) / channels(net.scale, latents)
         tokens = model.text.tokenize([rows[i].prompt for i in index])
-        asked = arrays([said[i] for i in index], length_of(model, params, tokens), 1).tokens
-        keys = tree.sample_keys(jax.random.key(seed), "noised", 0, jnp.asarray(index))
+        asked = arrays([meant[i] for i in index], length_of(model, params, tokens), 1).tokens
+        keys = tree.sample_keys(jax.random.key(task.seed), "noised", 0, jnp.asarray(FIRST[split] + index))
         out.append(np.asarray(seen(params, tokens, asked, x0, t[index], s[index], keys))[: len(rows) - first])
-    return Examples(np.concatenate(out), labels, np.array([row.word for row in rows]), t)
+    words, scenes = (np.array([getattr(row, name) for row in rows]) for name in ("word", "number"))
+    return Examples(np.concatenate(out), labels, words, t, np.zeros(len(rows), int), scenes)
 
 
 def conditioned(model, params, tokens):
@@ -179,15 +162,14 @@ def length_of(model, params, tokens):
     return jax.eval_shape(model.text.encode, params["text"], tokens)["features"].shape[1]
 
 
-def on_policy(draw, rows, boxes, first, times) -> Examples:
-    """draw(prompts) -> (pictures at the door, maps [steps, N, 2, C, S, S]) of unsteered walks over the flow times [steps + 1]; the first
-    `first` steps become examples, labelled by what boxes(picture, names) finds in the end."""
-    pictures, maps = draw([row.prompt for row in rows])
-    labels, words = labels_of_pictures(pictures, rows, boxes), np.array([row.word for row in rows])
-    first = min(first, len(maps))
-    return Examples(
-        maps[:first].reshape(-1, *maps.shape[2:]).astype(np.float16),
-        np.tile(labels, (first, 1)),
-        np.tile(words, first),
-        np.repeat(np.asarray(times[:first], np.float32), len(rows)),
-    )
+def flow_time_asked(ask, path, t):
+    """What is asked at a time that is no step of a grid: as if the next time were half of it."""
+    t, after = (from_flow_time(path, jnp.full(1, value, jnp.float32)) for value in (t, t / 2))
+    return float(to_flow_time(path, ask(t, after))[0])
+
+
+def collect(task: Task, split, n, lens, source, kinds, counts, firsts, at) -> Examples:
+    """Examples of a source: "policy" | "noised" | "both"."""
+    channels_of(task.model, lens)  # refuses heads that are not there
+    found = [on_policy(task, split, n, lens, counts, firsts)] if source != "noised" else []
+    return joined(found + ([noised(task, split, n, lens, kinds, at)] if source != "policy" else []))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from anystep.errors import UserError
 from anystep.types import Capture, Model
 
 
@@ -27,6 +28,8 @@ def gather(maps, sample, lens: Lens):
     for found in maps:
         b, heads, objects, count = found.shape
         rows, columns = grid_of(count, *sample[:2])
+        if max(lens.heads, default=0) >= heads:  # an index beyond the end would be taken for the last one
+            raise UserError(f"heads: {list(lens.heads)}, a layer that is read has 0 to {heads - 1}")
         y = found.reshape(b, heads, objects, rows, columns)
         y = y[:, jnp.array(lens.heads)] if lens.heads else y
         if (rows, columns) != (lens.side, lens.side):
@@ -48,8 +51,6 @@ def grid_of(count, height, width):
 
 def reach(net: Model, params, h, capture: Capture) -> int:
     """The smallest number of blocks after which every layer of `capture` has handed out its maps; nothing is run."""
-    if net.maps == net.depth:
-        return max(capture.layers) + 1
 
     def found(blocks):
         aux = jax.eval_shape(lambda params, h: net.blocks(params, h, 0, blocks, capture)[1], params, h)
@@ -71,12 +72,27 @@ def look(net: Model, params, x, t, s, cond, tokens, lens: Lens):
     return gather(aux["maps"], x.shape[1:], lens), h, blocks
 
 
-def channels_of(net: Model, lens: Lens, cond, params) -> int:
-    """C of `look`, from shapes alone. cond and params: of one row, arrays or their shapes."""
+def lens_of(net: Model, kind, layers=None, heads=(), side=None) -> Lens:
+    """What a classifier of a kind reads where nothing else is said: "light" the first half of the layers on a grid of 8, else all of 16."""
+    there = net.maps
+    layers = tuple(range(-(-there // 2) if kind == "light" else there)) if layers is None else tuple(sorted(layers))
+    if len(set(layers)) < len(layers) or not set(layers) <= set(range(there)):
+        raise UserError(f"--layers {list(layers)}: allowed are different ones of 0 to {there - 1}")
+    if len(set(heads)) < len(heads):
+        raise UserError(f"--heads {list(heads)}: one is named twice")
+    return Lens(layers, tuple(heads), side or (8 if kind == "light" else 16))
+
+
+def channels_of(model, lens: Lens) -> int:
+    """C of `look` in a model with net, text and drawing, from shapes alone. UserError for heads that are not there."""
+    key, tokens, net = jax.random.key(0), model.text.tokenize([""]), model.net
+    cond = jax.eval_shape(lambda: model.text.encode(model.text.init(key), tokens))
+    if model.drawing.told:
+        cond = cond | {"guidance": jax.ShapeDtypeStruct((1,), jnp.float32)}
 
     def seen(params, cond):
         rows, length = cond["features"].shape[:2]
         x, t = jnp.zeros((rows, *net.shape)), jnp.ones(rows)
         return look(net, params, x, t, t, cond, jnp.zeros((rows, 2, length)), lens)[0]
 
-    return jax.eval_shape(seen, params, cond).shape[2]
+    return jax.eval_shape(seen, jax.eval_shape(net.init, key), cond).shape[2]

@@ -6,7 +6,7 @@ from scipy import optimize, special
 
 def leakage(logits, labels, words) -> dict[str, float | None]:
     """Accuracy where the prompt's word is true of the picture ("matching"), where it is not, and how often the answer there is the prompt's
-    own word ("echo"). logits [N, K], labels [N, K] shares, words [N] int, -1 where the prompt has none; None where there is no such row.
+    own word ("echo"). logits [N, K], labels [N, K] in {0, 1}, words [N] int, -1 where the prompt has none; None where there is no such row.
 
     A diagonal has two right answers. What only reads the prompt scores 1, 0 and 1.
     """
@@ -37,31 +37,33 @@ def expected_calibration_error(p, right, bins=15) -> float:
     return float(np.abs(gaps).sum() / max(counts.sum(), 1))
 
 
-def fit_temperature(logits, labels) -> float:
-    """T in [0.05, 20] of the least cross-entropy of softmax(logits / T), the one number that calibrates without moving an answer
-    (1706.04599, Sec. 4.2)."""
+def fit_temperature(logits, events) -> float:
+    """T in [0.05, 20] of the least cross-entropy of sigmoid(logits / T) with events in {0, 1} of the same shape: the one number that
+    calibrates without moving an answer (1706.04599, Sec. 4.2)."""
+    logits, events = np.asarray(logits, np.float64), np.asarray(events, np.float64)
 
     def cost(log_t):
-        return -np.mean(np.sum(labels * special.log_softmax(np.asarray(logits, np.float64) / np.exp(log_t), -1), -1))
+        calm = logits / np.exp(log_t)
+        return np.mean(np.logaddexp(0.0, calm) - events * calm)
 
     return float(np.exp(optimize.minimize_scalar(cost, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
 
-def confidence(logits, temperature):
-    """(p of the answer, the answer) of softmax(logits / T)."""
-    p = special.softmax(np.asarray(logits, np.float64) / temperature, -1)
-    return p.max(-1), p.argmax(-1)
+def asked(values, words):
+    """[N, K] -> those of the prompt's word, of the rows that have one: what a gate asks."""
+    has = words >= 0
+    return np.asarray(values)[has, words[has]]
 
 
 def report(logits, labels, words, temperature) -> dict:
-    """`leakage`, and the ECE of the answer and of the prompt's word (what a gate asks), before and after the temperature."""
+    """`leakage`, and of the prompt's word: how often it is true, the mean probability, the ECE before and after the temperature; None where
+    no prompt has a word."""
     out = leakage(logits, labels, words)
-    rows = np.arange(len(logits))
-    for name, t in (("ece_raw", 1.0), ("ece", temperature)):
-        p, said = confidence(logits, t)
-        out[name] = expected_calibration_error(p, labels[rows, said])
-    has = words >= 0
-    if has.any():
-        p = special.softmax(np.asarray(logits, np.float64) / temperature, -1)[rows, np.maximum(words, 0)]
-        out["ece_of_word"] = expected_calibration_error(p[has], labels[rows, np.maximum(words, 0)][has])
-    return out
+    raw, true = np.asarray(asked(logits, words), np.float64), asked(labels, words)
+    p, some = special.expit(raw / temperature), len(raw) > 0
+    return out | {
+        "true": float(true.mean()) if some else None,
+        "probability": float(p.mean()) if some else None,
+        "ece_raw": expected_calibration_error(special.expit(raw), true) if some else None,
+        "ece": expected_calibration_error(p, true) if some else None,
+    }

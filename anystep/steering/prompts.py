@@ -60,6 +60,15 @@ def refusal(relation, places, things):
     return None
 
 
+def not_steered(understood, first=0) -> list[str]:
+    """A line for each thing that is not steered to; first: number of the first prompt."""
+    return [
+        f"prompt {row + 1}: not steered: {''.join(c if c.isprintable() else '?' for c in note)}"
+        for row, one in enumerate(understood, first)
+        for note in one.notes
+    ]
+
+
 def arrays(understood: list[Understood], length: int, most: int) -> Asked:
     """Asked of at most `most` relations a prompt; length: of the features."""
     asked = Asked(

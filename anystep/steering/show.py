@@ -5,25 +5,27 @@ import numpy as np
 from anystep import logs
 
 
-def lines(understood, said, steps):
-    """A line for each relation with the probability before and after at so many steps, one for each thing that is not steered to.
-    said: what `api.sample_and_say` has beside the pictures."""
+def lines(understood, info, steps):
+    """A line for each relation with the probability before and after at so many steps.
+    info: what `api.sample_and_say` has beside the pictures."""
     out = []
     for row, one in enumerate(understood):
-        who = f"prompt {row + 1}: "
         for r, relation in enumerate(one.relations):
-            before, after, moves = probabilities(said, row, r)
+            before, after = probabilities(info, row, r)
+            moves, way = int(info["steering"]["iterations"][:, row].sum()), float(info["steering"]["distance"][:, row].max())
             named = f'"{relation.subject}" {relation.word} "{relation.object}"'
-            out.append(f"{who}{named}: {before:.2f} -> {after:.2f} at {steps} step{'s' * (steps > 1)}, moved {moves} times")
-        out += [f"{who}not steered: {''.join(c if c.isprintable() else '?' for c in note)}" for note in one.notes]
+            came = f"{'?' if before is None else f'{before:.2f}'} -> {after:.2f}"
+            moved = f"moved {moves} times, by {way:.0%} of its length" if way else "not moved"
+            out.append(f"prompt {row + 1}: {named}: {came} at {steps} step{'s' * (steps > 1)}, {moved}")
     return out
 
 
-def probabilities(said, row, r):
-    """(before the first steered step, after the last one, moves of all) of relation r of a prompt."""
-    here = said["steering"]
+def probabilities(info, row, r):
+    """(before the first steered step, None where nobody looked; after the last one) of relation r of a prompt."""
+    here = info["steering"]
     last = max(int(np.count_nonzero(here["looks"][:, row])) - 1, 0)
-    return float(here["before"][0, row, r]), float(here["after"][last, row, r]), int(here["iterations"][:, row].sum())
+    before = float(here["before"][0, row, r])
+    return None if np.isnan(before) else before, float(here["after"][last, row, r])
 
 
 def before_after(plain, steered, prompts):
@@ -38,9 +40,9 @@ def before_after(plain, steered, prompts):
     return logs.grid(np.stack(tiles), 2 * len(plain), labels=labels, captions=captions)
 
 
-def maps_page(understood, said, side=96):
+def maps_page(understood, info, side=96):
     """A page with a row a relation: the mean map of its subject and of its object at the first steered step, before and after."""
-    here, tiles, captions = said["steering"]["maps"][0], [], []  # [N, 2, 2 R, S, S]
+    here, tiles, captions = info["steering"]["maps"][0], [], []  # [N, 2, 2 R, S, S]
     for row, one in enumerate(understood):
         for r, relation in enumerate(one.relations):
             for when in (0, 1):

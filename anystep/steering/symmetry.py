@@ -4,7 +4,8 @@
     mirror columns             left <-> right
     mirror rows                above <-> below
 
-The paper has a fifth class "is" (an attribute, "a white dog"); ours is "none": an object is missing, or none of the four holds.
+The paper has a fifth class "is" (an attribute, "a white dog"); ours is "none": an object is missing, or none of the four holds. On a
+diagonal two of the four hold.
 """
 
 import itertools
@@ -21,14 +22,11 @@ EXCHANGED, COLUMNS, ROWS = np.array([1, 0, 3, 2, 4]), np.array([1, 0, 2, 3, 4]),
 GROUP = 8
 
 
-def label_of(box_a, box_b) -> np.ndarray:
-    """[5] shares of the classes, for the boxes of two objects, None for one that was not found: GenEval's rule, halves on a diagonal."""
-    held = relations(box_a, box_b) if box_a is not None and box_b is not None else ()
-    label = np.zeros(len(CLASSES), np.float32)
-    for phrase in held:
-        label[CLASSES.index(PHRASES[phrase])] = 1.0 / len(held)
-    label[-1] = 0.0 if held else 1.0
-    return label
+def label_of(boxes_a, boxes_b) -> np.ndarray:
+    """[5] of 0 and 1: which hold, by GenEval's rule, between one of the boxes of either object ([] for one that was not found)."""
+    held = set().union(*(relations(a, b) for a in boxes_a for b in boxes_b))
+    words = [PHRASES[phrase] for phrase in held] or ["none"]
+    return np.array([name in words for name in CLASSES], np.float32)
 
 
 def turned(maps, labels, which):
