@@ -7,11 +7,11 @@ import jax
 
 from anystep import logs, teachers, weights
 from anystep import mesh as meshes
-from anystep.api import frozen_text, load
 from anystep.config import completed, flatten, from_dict
 from anystep.config.rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
+from anystep.models import frozen_text, load
 from anystep.nets import controlnet
 from anystep.nets.build import build_text, has_teacher, options_of, shape_of, text_folder, trained_roles
 from anystep.state import EMA, averaged, init_state

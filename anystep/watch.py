@@ -12,8 +12,9 @@ import jax
 import numpy as np
 
 from anystep import evals, logs
-from anystep.api import codec_params, pipeline, sample_array
+from anystep.api import sample_array
 from anystep.control import edges
+from anystep.models import codec_params, pipeline
 from anystep.subjects import subject, to_uint8
 from anystep.train_step import kinds
 

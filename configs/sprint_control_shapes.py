@@ -35,6 +35,7 @@ def get_config():
                 color_words=1.0,
                 wrong_relation=0.0,
                 missing_relation=0.0,
+                chain=1,
             ),
             model=dict(
                 net="sana",

@@ -19,9 +19,10 @@ FLOORS = (
     "mesh optim spikes logs cache",
     "state checkpoint guard weights",
     "steering",  # its classifiers lie in folders of weights
-    "data evals compare config flags recovery prompts galleries walks",  # prompts, galleries: what mains read and write; walks: for api
+    "data evals compare config flags recovery prompts galleries walks draw",  # prompts, galleries: what mains read and write
     "subjects teachers",
-    "train_step api",
+    "train_step models",
+    "api",
     "watch begin",
     "train sample steer_train evaluate parse ckpt convert encode bench launch __main__",
     "__init__",
@@ -180,7 +181,7 @@ PLANTS = {  # file: (source, part of the message)
     "anystep/path.py": ("def f():\n    from . import sampling", "floor 3, from floor 1"),
     "anystep/guide.py": ("import anystep.objectives.mix", "floor 3, from floor 1"),
     "anystep/guard.py": ("from anystep import checkpoint", "floor 5, from floor 5"),
-    "anystep/mesh.py": ("from anystep import draw", "floor 12, from floor 4"),
+    "anystep/mesh.py": ("from anystep import load", "floor 13, from floor 4"),
     "anystep/nets/attention.py": ("from .sana import build", "not before 'attention'"),
     "anystep/nets/blocks.py": ("from anystep.nets import anything", "not before 'blocks'"),
     "anystep/nets/text/words.py": ("from ..sana import build", "not before 'text'"),

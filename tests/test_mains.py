@@ -56,7 +56,7 @@ def stand_in(monkeypatch, kind="shapes", batch=64):
         return sample(*asked, **options).astype(np.float32) / 127.5 - 1.0
 
     fake = types.SimpleNamespace(load=load, sample=sample, sample_array=sample_array)
-    for name in ("guidance", "shape_of", "picture_of"):
+    for name in ("guidance", "notes", "shape_of", "picture_of"):
         setattr(fake, name, getattr(real, name))
     monkeypatch.setitem(sys.modules, "anystep.api", fake)
     monkeypatch.setattr(anystep, "api", fake, raising=False)

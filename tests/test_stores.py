@@ -16,11 +16,11 @@ from folders import crc, pictures, take, texts
 import anystep
 from anystep import begin, ckpt, encode, logs, stores, train, weights
 from anystep import config as configs
-from anystep.api import frozen_text
 from anystep.data import describe, make_stream
 from anystep.data.albums import open_album
 from anystep.data.quarantine import Quarantine
 from anystep.errors import UserError
+from anystep.models import frozen_text
 from anystep.nets.build import build_models, trained_roles
 from anystep.nets.text import bert, stored
 from anystep.objectives import mix

@@ -33,4 +33,5 @@ SINCE = {
     "train.guard.rewinds": 3,
     "data.holds": (),
     "data.chain": 1,
+    "data.chain": 1,
 }
