@@ -121,6 +121,7 @@ def setting():
     return Setting()
 
 
+@pytest.mark.slow
 def test_features_are_the_tokens_after_the_blocks():
     teacher = toys.tiny_sana(**toys.SANA)
     params = toys.random_params(teacher)
@@ -187,6 +188,7 @@ def test_hinge(setting, monkeypatch, logits, expected):
     np.testing.assert_allclose(loss, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_who_is_moved_by_which_loss(setting):
     """The student's loss reaches the student through the frozen teacher; the heads' loss does not."""
 

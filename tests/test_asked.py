@@ -45,6 +45,7 @@ def walked():
     return trig.walk(draw, model, (8, 32), 128)
 
 
+@pytest.mark.slow
 def test_the_reference_is_where_the_exact_flow_ends(walked):
     keys = tree.sample_keys(tree.fold(jax.random.key(1), "sample"), "noise", 0, jnp.arange(24))
     noise = tree.normal(jax.vmap(jax.random.split)(keys)[:, 0], (2,))
@@ -158,6 +159,7 @@ def folder(tmp_path_factory):
     return place / "model"
 
 
+@pytest.mark.slow
 def test_the_mains_print_and_record(folder, tmp_path, capsys, monkeypatch):
     for module in (bench_times, trig):
         monkeypatch.setattr(module, "use_compile_cache", lambda: None)

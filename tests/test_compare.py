@@ -85,6 +85,7 @@ def test_the_same_trainings_share_their_luck():
     assert np.mean([apart.error for _, apart in both]) > 3 * spread
 
 
+@pytest.mark.slow
 def test_few_trainings_need_larger_differences():
     """Equal methods, three seeds against one: the share of false verdicts is that of two standard errors."""
     tags = np.repeat(["a", "b"], 4000)

@@ -48,7 +48,7 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name if name == "smoke" else pytest.param(name, marks=pytest.mark.slow) for name in OWN])
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=pytest.mark.slow)])
 def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     config = tiny.config(name, tmp_path)
     models, optimizers = training_models(config, teacher=model_of(config)), make_optimizers(config)

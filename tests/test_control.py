@@ -97,6 +97,7 @@ def test_its_derivative_is_that_of_the_whole():
     np.testing.assert_allclose(du, (along(h) - along(-h)) / (2 * h), rtol=0.02, atol=0.02 * float(jnp.abs(du).max()))
 
 
+@pytest.mark.slow
 def test_the_gradient_reaches_the_new_part_alone():
     trunk, model = wrapped(count=1, depth=2)
     params, (x, t, s, cond) = toys.random_params(model, size=0.2), toys.picture_inputs(trunk, rows=2)
@@ -156,6 +157,7 @@ def moved(before, after):
     return {name for name, leaf in tree.paths(before).items() if not np.array_equal(leaf, after[name])}
 
 
+@pytest.mark.slow
 def test_a_step_moves_the_controlnet_and_no_bit_of_the_trunk(run):
     _, _, (first, _, last), metrics, _ = run
     trunk, control = first.params["net"]["trunk"], first.params["net"]["control"]
@@ -169,6 +171,7 @@ def test_a_step_moves_the_controlnet_and_no_bit_of_the_trunk(run):
     assert 0 < metrics["grad_norm/net"] < np.inf and "grad_norm/text" not in metrics
 
 
+@pytest.mark.slow
 def test_rows_without_edges_see_nothing(run):
     net = run[1]["net"]
     picture = np.asarray(shown(net, run[4]["x0"], np.arange(8) < 2))
@@ -223,6 +226,7 @@ def drawn(tmp_path_factory):
     return (model, params), (plain, params | {"net": params["net"]["trunk"]})
 
 
+@pytest.mark.slow
 def test_drawing_follows_a_picture_and_scale_0_does_not(drawn):
     (model, params), plain = drawn
     prompts, picture = ["a red ring", "a blue square"], np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

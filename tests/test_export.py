@@ -23,7 +23,7 @@ VARIANTS = pytest.mark.parametrize(
     ],
     ids=["softmax", "linear", "softmax bfloat16", "linear bfloat16"],
 )
-PLATFORM = pytest.mark.parametrize("platform", ["tpu", "cuda"])
+PLATFORM = pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=pytest.mark.slow)])
 
 
 def exports(function, platform, *arguments):

@@ -128,6 +128,7 @@ def test_the_prompt_mask_depends_on_sample_and_step_only(text_weights):
     assert (dropped(raw) != dropped(raw, 1)).any()
 
 
+@pytest.mark.slow
 def test_gradient_reaches_the_text_role_through_cond_alone(text_weights):
     def through(name):
         def total(params):

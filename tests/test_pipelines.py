@@ -316,6 +316,7 @@ def test_without_its_encoders_all_but_prompts_is_there(tmp_path):
 # What users call
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_grid(tmp_path, capsys, monkeypatch):
     from PIL import Image
 

@@ -230,6 +230,7 @@ def test_noises_that_cannot_be_corrected():
         at.corrected(jnp.zeros((1, 8, 8, 3)))
 
 
+@pytest.mark.slow
 def test_corrections_are_learned():
     reader, params = ByCentres(corrects=CORRECTS), {"temperature": jnp.float32(1.0)}
     data = [asked(words[:, None]) for words in np.random.default_rng(0).integers(0, 4, (4, ROWS))]
@@ -630,6 +631,7 @@ def test_labels_are_the_verdicts_of_the_benchmark():
 # On disk
 
 
+@pytest.mark.slow
 def test_there_and_back(model, tmp_path):
     made, params = reader_of(model[0], (0, 1), corrects=True)
     steering.save(tmp_path, model[0], made, params, ("ring",), {"accuracy": 0.5})

@@ -155,6 +155,7 @@ def test_a_sana_of_others_is_where_a_teacher_begins(tmp_path):
             first(wrong, training_models(wrong), make_optimizers(wrong))
 
 
+@pytest.mark.slow
 def test_a_sana_of_others_teaches(tmp_path):
     """As its own pipeline answers, its clock of 1,000 steps included; heads look at its blocks."""
     jumps = ("share=1", "velocity=teacher", "start=0", "nodes=0", "weighting=none", "guidance=1.0", "at_noise=0.0")

@@ -138,6 +138,7 @@ def test_a_picture_is_encoded_once():
     np.testing.assert_allclose(unit(0.5 * found[:, ::2, ::2]), want, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_others_begins_with_a_picture():
     pytest.importorskip("tokenizers")
     model, params = api.load(FIXTURES / "pipeline_sana_sprint")

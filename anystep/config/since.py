@@ -33,5 +33,4 @@ SINCE = {
     "train.guard.rewinds": 3,
     "data.holds": (),
     "data.chain": 1,
-    "data.chain": 1,
 }
