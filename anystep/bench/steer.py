@@ -131,7 +131,7 @@ class Rows:
         d = model.drawing
         self.asked = f"{asked:08x} {tree.crc32(params):08x} {d.sampler} {d.ask} {d.scale:g} {d.eta:g}"
         there = logs.read_rows(Path(args.rows)) if Path(args.rows).exists() else []
-        self.found = {row["key"]: row for row in there if "key" in row}
+        self.found = {row["key"]: {name: unpacked(value) for name, value in row.items()} for row in there if "key" in row}
 
     def key(self, kind, case, batch=0):
         return " | ".join(map(str, (self.asked, kind, case.method, case.steps, work.digest(case), batch)))
@@ -144,8 +144,13 @@ class Rows:
 
     def add(self, writer, row, kind, case, batch=0):
         key = self.key(kind, case, batch)
-        writer.write({"key": key} | row)
+        writer.write({"key": key} | {name: json.dumps(value) if isinstance(value, list) else value for name, value in row.items()})
         self.found[key] = row
+
+
+def unpacked(value):
+    """Rows are flat: what each prompt has of its own is a list as a text."""
+    return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
 
 def summary(case, cases, kept, batches, prompts):
