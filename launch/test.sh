@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs into an environment of its own, checks the style, runs the tests; then a case of each quick one with the newest Python and jax here.
+# Installs into an environment of its own, checks the style, runs the tests; then the quick ones again with the newest Python and jax here.
 #   PYTHON=python3.12  the first interpreter, else the first found    QUICK=1  leave out slow tests    SECOND=0  leave out the second stack
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,8 +26,8 @@ tests() { # environment, pytest arguments
     "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 --durations 8 -n "$workers" --dist worksteal "${@:2}"
 }
 
-quick() { # environment, pytest arguments; compilation is most of these tests' time, so it is spared where speed is not what they look at
-    JAX_DISABLE_MOST_OPTIMIZATIONS=1 tests "$1" -m "not slow" "${@:2}"
+quick() { # environment; compilation is most of these tests' time, so it is spared where speed is not what they look at
+    JAX_DISABLE_MOST_OPTIMIZATIONS=1 tests "$1" -m "not slow"
 }
 
 for python in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do ! is_new "$python" || break; done
@@ -43,7 +43,7 @@ second=$([ "${SECOND:-1}" = 0 ] || newest)
 if [ -n "$second" ]; then
     install "$second" .venv-test-newest
     say "quick tests, second stack"
-    quick .venv-test-newest --one_case
+    quick .venv-test-newest
 elif [ "${SECOND:-1}" != 0 ]; then
     say "no second stack: no Python newer than $python found"
 fi

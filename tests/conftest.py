@@ -27,17 +27,10 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than about five seconds; left out of the quick suite")
 
 
-def pytest_addoption(parser):
-    parser.addoption("--one_case", action="store_true", help="of a test with several cases run the first alone")
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--one_case"):
-        return
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a quick test with several cases the first is quick; the others are left to the slow suite."""
     first = {}
     for item in items:
-        first.setdefault((item.path, item.cls, item.originalname), item)
-    kept = set(first.values())
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = [item for item in items if item in kept]
+        if not item.get_closest_marker("slow") and first.setdefault((item.path, item.cls, item.originalname), item) is not item:
+            item.add_marker("slow")
