@@ -22,6 +22,7 @@ from anystep.train_step import abstract_batch, abstract_frozen, make_loss, make_
 from anystep.types import Roles
 
 OWN = [name for name in tiny.NAMES if name not in tiny.ALIKE]
+PLACES = [("shapes", "cuda"), *((name, "tpu") for name in OWN if name != "smoke")]
 
 
 @pytest.mark.slow
@@ -34,11 +35,10 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
     assert len(losses) == 6 and np.isfinite(losses).all()
     assert checkpoint.committed_steps(workdir) == [1, 3, 6]
     assert (workdir / "samples" / "6.png").stat().st_size > 500
-    if name != "shapes64":  # whose state has the parts of shapes
-        (workdir / "checkpoints" / "6").rename(tmp_path / "six")  # as if the run had been killed before its last save
-        (workdir / "model" / "weights.safetensors").rename(tmp_path / "weights")
-        train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
-        assert (workdir / "model" / "weights.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
+    (workdir / "checkpoints" / "6").rename(tmp_path / "six")  # as if the run had been killed before its last save
+    (workdir / "model" / "weights.safetensors").rename(tmp_path / "weights")
+    train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
+    assert (workdir / "model" / "weights.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
 
     (a, p), (b, q) = (anystep.load(folder) for folder in (workdir, workdir / "model"))
     if name != "smoke":
@@ -47,8 +47,7 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
         np.testing.assert_array_equal(pictures, anystep.sample(b, q, ["a red ring", ""], steps=2))
 
 
-@pytest.mark.parametrize("name", [name if name == "smoke" else pytest.param(name, marks=pytest.mark.slow) for name in OWN])
-@pytest.mark.parametrize("platform", ["tpu", pytest.param("cuda", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name, platform", [("smoke", "tpu"), *(pytest.param(*place, marks=pytest.mark.slow) for place in PLACES)])
 def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     config = tiny.config(name, tmp_path)
     models, optimizers = training_models(config, teacher=model_of(config)), make_optimizers(config)
