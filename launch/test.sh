@@ -22,12 +22,12 @@ newest() { # an interpreter newer than $python, also where pyenv keeps it unsele
     done
 }
 
-tests() { # environment, pytest arguments; compilation is most of the tests' time, so it is spared: speed is not what they look at
-    JAX_DISABLE_MOST_OPTIMIZATIONS=1 "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 --durations 8 -n "$workers" --dist worksteal "${@:2}"
+tests() { # environment, pytest arguments
+    "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 --durations 8 -n "$workers" --dist worksteal "${@:2}"
 }
 
-quick() { # environment
-    tests "$1" -m "not slow"
+quick() { # environment; compilation is most of these tests' time, so it is spared where speed is not what they look at
+    JAX_DISABLE_MOST_OPTIMIZATIONS=1 tests "$1" -m "not slow"
 }
 
 for python in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do ! is_new "$python" || break; done
