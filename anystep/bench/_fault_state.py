@@ -12,17 +12,16 @@ import numpy as np
 from anystep import checkpoint, config
 from anystep.bench import _fault_runs as runs
 from anystep.data import make_stream
-from anystep.nets.build import build_models
-from anystep.optim import make_optimizer
+from anystep.nets.build import training_models
 from anystep.state import init_state
-from anystep.train_step import make_train_step
+from anystep.train_step import make_optimizers, make_train_step
 
 
 def setting(*more):
     """(config, models, optimizers, state) of the run that all faults are tried on."""
     settings, _ = config.load([*runs.RUN, *more])
-    models = build_models(settings)
-    optimizers = {role: make_optimizer(settings.optim, settings.train.steps) for role in ("net", "text")}
+    models = training_models(settings)
+    optimizers = make_optimizers(settings)
     return settings, models, optimizers, init_state(models, optimizers, 0)
 
 
@@ -116,8 +115,9 @@ def numbers(folder, seed, number):
     kept, seen = 0, []
     for where in ("batch", "loss", "gradient", "tangent"):
         nodes = 0 if where == "tangent" else 4  # what replaces a gradient cannot be differentiated forward
-        fields = (f"nodes={nodes}", "start=0")
-        settings, models, optimizers, state = setting(*(f"--config.objective.consistency.{field}" for field in fields))
+        one_kind = ("--config.objective.adversarial.share=0", "--config.data.batch=15")
+        jumps = (f"--config.objective.consistency.nodes={nodes}", "--config.objective.consistency.start=0")
+        settings, models, optimizers, state = setting(*one_kind, *jumps)
         stream = make_stream(settings.data, models["text"].tokenize, 0, settings.data.batch)
         spoiled = models if where == "batch" else models | {"net": spoil(models["net"], where)}
         step = make_train_step(settings, spoiled, optimizers)
