@@ -111,13 +111,16 @@ def first_state(config, models, optimizers, shardings):
     network = begun_from(config, state.params["net"], found["net"])
     others = {role: state.params[role] for role in found if role != "net"}
     params = state.params | weights.take(others, {role: found[role] for role in others}) | {"net": network}
-    state = state._replace(params=params, ema={EMA: averaged(params)})
-    missing = weights.match(
-        {"net": state.params["net"].get("trunk", state.params["net"])}, {"net": found["net"].get("trunk", found["net"])}
-    ).missing
-    new = [pattern for pattern in NEW if fnmatch.filter(missing, pattern)] + [role for role in state.params if role not in found]
-    new += [part for part in network if "trunk" in network and part not in ("trunk", *found["net"])]
-    return jax.device_put(state, shardings), ", ".join([*new, *clock_of(place, options)])
+    new = [*lacking(network, found["net"]), *(role for role in params if role not in found), *clock_of(place, options)]
+    return jax.device_put(state._replace(params=params, ema={EMA: averaged(params)}), shardings), ", ".join(new)
+
+
+def lacking(network, loaded):
+    """What of a network, whole or a trunk with parts beside it, `loaded` has not: patterns of NEW, names of parts."""
+    trunks = [{"net": net.get("trunk", net)} for net in (network, loaded)]
+    missing = weights.match(*trunks).missing
+    beside = [part for part in network if part != "trunk" and part not in loaded] if "trunk" in network else []
+    return [pattern for pattern in NEW if fnmatch.filter(missing, pattern)] + beside
 
 
 def begun_from(config, fresh, loaded):

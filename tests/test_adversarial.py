@@ -55,6 +55,7 @@ def close(a, b, share=2e-5):
     np.testing.assert_allclose(a, b, atol=share * np.abs(b).max(), rtol=0)
 
 
+@pytest.mark.slow
 def test_heads_are_torchs_to_the_number():
     params, norms, x = recorded_heads()
     heads = discriminator.build(2, 6)
@@ -81,6 +82,7 @@ def test_heads_are_torchs_to_the_number():
         close(by_params["wide"]["kernel"][k].transpose(2, 1, 0), RECORDED[f"{k}.grad_wide"], 1e-4)
 
 
+@pytest.mark.slow
 def test_fresh_heads_have_kernels_of_spectral_norm_one_after_some_steps():
     heads = discriminator.build(3, 8)
     params = heads.init(KEY)
@@ -152,6 +154,7 @@ def spied(objective, setting, monkeypatch):
     return run(setting.roles, setting.batch)
 
 
+@pytest.mark.slow
 def test_the_student_starts_at_pure_noise_where_max_time_says_so(setting, monkeypatch):
     loss, metrics, _, seen = spied(adversarial.generator((0, 1), at_noise=1.0), setting, monkeypatch)
     assert loss.shape == (ROWS,) and (metrics["t"] == 1.0).all()
@@ -163,6 +166,7 @@ def test_the_student_starts_at_pure_noise_where_max_time_says_so(setting, monkey
     assert (metrics["t"] < 1.0).all()
 
 
+@pytest.mark.slow
 def test_the_heads_see_real_drawn_and_misaligned_pictures(setting, monkeypatch):
     objective = adversarial.discriminator((0, 1), levels=TimeLaw(mean=0.1))
     loss, metrics, buffers, seen = spied(objective, setting, monkeypatch)

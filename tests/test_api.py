@@ -30,6 +30,7 @@ def drawn(found, scale, steps=2, **how):
     return np.asarray(api.sample_array(*found, PROMPTS, steps=steps, guide=scale, **how))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, sampler, ask",
     [
@@ -45,6 +46,7 @@ def test_where_the_scale_acts(models, name, sampler, ask):
     assert np.abs(one - three).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_row_is_that_of_its_number(models):
     ahead, late, early = (
         api.sample_array(*models["none"], asked, steps=1, guide=1.0, first=first)
@@ -54,6 +56,7 @@ def test_the_noise_of_a_row_is_that_of_its_number(models):
     assert np.abs(late[0] - ahead[1]).max() < 1e-5 * scale and np.abs(early[0] - ahead[1]).max() > 1e-3 * scale
 
 
+@pytest.mark.slow
 def test_a_scale_that_cannot_act_is_refused(models):
     """Every answer is a jump that was trained under guidance."""
     with pytest.raises(UserError, match=r"guidance scale 3.0: cannot act.* under guidance 2; with sampler 'euler' and ask 'now'"):

@@ -125,6 +125,7 @@ checkpoint.save(sys.argv[1], 2, {"w": jnp.arange(2.0**24) % 1013})()
 """
 
 
+@pytest.mark.slow
 def test_a_save_that_was_killed_is_ignored_and_can_be_repeated(tmp_path):
     ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environment(), capture_output=True, timeout=300)
     assert ended.returncode == -9, ended.stderr
@@ -157,6 +158,7 @@ def test_the_digest_is_its_formula():
     assert checkpoint._digest(words) == (3 * 1 + 5 * 3 + (2**32 - 1) * 5 + 7 * 7) % 2**32
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")  # orbax, when a read fails
 def test_no_flipped_bit_is_ever_restored(tmp_path, capfd):
     old = {"w": jnp.asarray(np.random.default_rng(0).standard_normal((64, 8)), jnp.float32), "b": jnp.arange(40) % 7 == 0}
@@ -284,6 +286,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_save_and_one_and_four_restore(tmp_path):
     for count, act in (("8", "save"), ("4", "restore")):
         command = [sys.executable, "-c", MESH, str(tmp_path), count, act]

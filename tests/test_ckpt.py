@@ -50,6 +50,7 @@ def test_a_sound_run_is_sound(workdir, capsys):
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["step", "1", "sound"], ["step", "3", "sound"]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")  # orbax, when a read fails
 def test_verify_finds_every_flipped_bit_of_every_file(copy, capsys):
     dice = random.Random(0)

@@ -119,7 +119,8 @@ def accepted(name, folder):
             pass
 
 
-@pytest.mark.parametrize("name", ["smoke", pytest.param("shapes", marks=pytest.mark.slow)])  # pictures differs in its data only
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smoke", "shapes"])  # pictures differs in its data only
 def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
     found = dict(accepted(name, tmp_path))
     net = "mlp" if name == "smoke" else "sana"

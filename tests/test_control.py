@@ -58,6 +58,7 @@ def wrapped(count=2, **options):
     return trunk, controlnet.controlled(trunk, controlnet.build(o._replace(depth=count), width), count, frozen=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guidance", [False, True])
 def test_at_first_it_answers_as_its_trunk_to_the_bit(guidance):
     trunk, model = wrapped(guidance=guidance)
@@ -108,6 +109,7 @@ def test_the_gradient_reaches_the_new_part_alone():
     assert silent <= {"blocks/attention/k/bias", "blocks/cross/k/bias"}, silent  # softmax does not see them
 
 
+@pytest.mark.slow
 def test_trunk_and_controlnet_of_diffusers_together():
     """What its transformer answers under its ControlNet, from one call of ours."""
     (_, o, trunk), (_, its, beside) = (port.load(FIXTURES / name) for name in ("sana_control_trunk", "sana_control"))

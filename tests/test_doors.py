@@ -257,6 +257,7 @@ print(time.perf_counter() - start)
 """
 
 
+@pytest.mark.slow
 def test_lower_floors_need_no_heavy_packages():
     names = [f"anystep.{name}" for name in modules(ROOT) if room_of(name) in LIGHT]
     assert "anystep.types" in names

@@ -37,6 +37,7 @@ def models_of(options):
     return models, {role: jax.eval_shape(model.init, jax.random.key(0)) for role, model in models.items()}
 
 
+@pytest.mark.slow
 @PLATFORM
 @VARIANTS
 def test_gradient_of_the_three_objectives(options, platform):

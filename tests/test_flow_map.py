@@ -20,6 +20,7 @@ def asked(params):
     return lambda x, t, s: (toys.wavy(params, x, t, s, {}), {"seen": t})
 
 
+@pytest.mark.slow
 def test_du_dt_along_the_velocity_with_s_held():
     with jax.enable_x64(True):
         params, x, v, t, s = setting()
@@ -89,17 +90,20 @@ def agree(found, true, tolerance):
         assert np.abs(a - b).max() <= tolerance * np.abs(b).max() + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(NETS)[1:])
 def test_scan_unroll_and_remat_are_one_network(scanned, kind):
     arguments, truth = scanned
     agree(net_loss(toys.tiny_sana(**NETS[kind]))(*arguments), truth, 2e-5)
 
 
+@pytest.mark.slow
 def test_one_fused_pass_equals_two(scanned):
     arguments, truth = scanned
     agree(net_loss(toys.tiny_sana(), fused=False)(*arguments), truth, 1e-5)  # two programs, which XLA fuses each in its own way
 
 
+@pytest.mark.slow
 def test_du_dt_of_a_network(scanned):
     (params, x, t, s, v, cond), ((_, (_, derivative)), _) = scanned
     model, h = toys.tiny_sana(), 1e-3

@@ -46,6 +46,7 @@ def exact(x, t, s, cond):
     return toys.exact_map(x, t, s)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_zero", [1.0, 0.0])
 @pytest.mark.parametrize("hops", [1, 3])
 def test_the_error_of_a_step_is_of_second_order(batch, at_zero, hops):
@@ -59,6 +60,7 @@ def test_the_error_of_a_step_is_of_second_order(batch, at_zero, hops):
     assert abs(np.log(errors[0] / errors[1]) / np.log(4) - 2.0) < 0.25
 
 
+@pytest.mark.slow
 def test_a_step_tends_to_the_derivative(batch):
     """For any u the difference quotient converges to the jvp, to first order in the step."""
 
@@ -70,6 +72,7 @@ def test_a_step_tends_to_the_derivative(batch):
     assert (np.abs(np.log2(np.divide(errors[:-1], errors[1:])) - 1.0) < 0.2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nodes", [0, 8])
 @pytest.mark.parametrize("teacher", [Teacher(), Teacher("ema", 3.0)])
 def test_before_start_it_is_flow_matching(batch, nodes, teacher):
@@ -126,6 +129,7 @@ def test_the_right_side_is_the_averaged_weights_under_the_averaged_prompts(batch
         np.testing.assert_allclose(g, -3.0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hops", [1, 2, 4])
 def test_nodes_are_those_of_the_sampler(batch, hops):
     """u that tells when it was asked: t' lies on the sampler's own grid, `hops` nodes below t, and every node on the way is asked."""
@@ -152,6 +156,7 @@ def test_the_whole_walk_needs_no_other_jump(batch):
     np.testing.assert_allclose(100.0 - g, noise - x, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_l1_measures_where_a_jump_ends(batch):
     """The gradient's sign is that of the miss and its size (t - s) / D; before `start` it is huber's."""
     options = dict(nodes=4, teacher=SELF, start=10, at_noise=0.2)

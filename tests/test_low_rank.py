@@ -17,6 +17,7 @@ PARTS = [f"{part}/{letter}" for part in ("attention", "cross") for letter in ("q
 RANK = ("--config.model.rank=2", "--config.model.frozen=True")
 
 
+@pytest.mark.slow
 def test_at_first_nothing_is_added_and_merging_adds_what_is_drawn_with():
     trunk = toys.tiny_sana(depth=2)
     model, p = low_rank.adapted(trunk, 2), toys.random_params(trunk, size=0.2)

@@ -14,6 +14,7 @@ from anystep import mesh as meshes
 from anystep.errors import UserError
 
 
+@pytest.mark.slow
 def test_on_eight_devices():
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     file = Path(__file__).with_name("on_eight_devices.py")

@@ -29,6 +29,7 @@ def numbered(rows=12):
     return toys.plain_batch(jnp.stack([(jnp.arange(rows) + 0.5) / rows, jnp.zeros(rows)], axis=1))
 
 
+@pytest.mark.slow
 def test_shares_are_strided_rows():
     seen = {}
     terms = [Term(name, spy(seen, name), share) for name, share in (("a", 2), ("b", 1), ("c", 3))]
@@ -69,6 +70,7 @@ def losses(term, batch, step=2, key=KEY):
     return np.asarray(term.objective(MODELS, WEIGHTS, batch, key, jnp.int32(step))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ALL, ids=lambda term: term.name)
 def test_noise_depends_on_the_sample_and_the_step_only(term):
     batch = toys.plain_batch(jnp.asarray(RNG.normal(size=(6, 2)), jnp.float32))
@@ -80,6 +82,7 @@ def test_noise_depends_on_the_sample_and_the_step_only(term):
     assert (np.abs(losses(term, {**batch, "index": batch["index"] + 6}) - plain) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_adding_an_objective_moves_no_draw_of_another():
     batch = toys.plain_batch(jnp.asarray(RNG.normal(size=(6, 2)), jnp.float32))
     together = mix(ALL, MODELS, WEIGHTS, batch, KEY, jnp.int32(2))[1]
@@ -100,6 +103,7 @@ def text_weights():
     return Roles({"text": live}, {"text": mean}, {}, {})
 
 
+@pytest.mark.slow
 def test_prepare_drops_encodes_and_normalises(text_weights):
     raw, text = raw_batch(), MODELS["text"]
     models = {**MODELS, "net": MODELS["net"]._replace(shift=0.25, scale=0.5)}
@@ -117,6 +121,7 @@ def test_prepare_drops_encodes_and_normalises(text_weights):
     np.testing.assert_allclose(batch["ema_null"]["features"][7:8], ema_null["features"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_prompt_mask_depends_on_sample_and_step_only(text_weights):
     def dropped(raw, step=0):
         return np.asarray(prepare(MODELS, text_weights, raw, KEY, jnp.int32(step), 0.5)["dropped"])

@@ -31,6 +31,7 @@ def test_parts_are_the_whole(options):
     assert (model.head(params, halves) == whole).all()
 
 
+@pytest.mark.slow
 def test_parts_of_the_mlp_are_the_whole():
     model = toys.tiny_mlp()
     params = toys.random_params(model)
@@ -41,6 +42,7 @@ def test_parts_of_the_mlp_are_the_whole():
     assert np.abs(u - model.velocity(params, x, t, 0 * s, cond)[0]).max() > 1e-3  # sees s
 
 
+@pytest.mark.slow
 @NETS
 def test_capture(options):
     model, params, x, t, s, cond = setting(**options)
@@ -68,6 +70,7 @@ def test_linear_attention_is_its_quadratic_form():
     np.testing.assert_allclose(attend(q, k, v, "linear")[0], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_softmax_attention_is_the_stock_one():
     q, k, v = qkv()
     mask = jnp.array([[True, False, True, True, False], [True] * 5])
@@ -89,6 +92,7 @@ def test_patchify_comes_back_and_keeps_patches_together():
     assert (tokens[1, 4].reshape(2, 2, 3) == x[1, 2:4, 2:4]).all()  # row 1, column 1 of the grid
 
 
+@pytest.mark.slow
 def test_the_depthwise_convolution_is_the_textbook_one():
     x = jax.random.normal(jax.random.key(0), (2, 5, 6, 4))
     module, p = DepthwiseConv3x3(), {"kernel": jax.random.normal(jax.random.key(1), (9, 4)), "bias": jnp.arange(4.0)}
@@ -97,6 +101,7 @@ def test_the_depthwise_convolution_is_the_textbook_one():
     np.testing.assert_allclose(module.apply({"params": p}, x), expected + p["bias"].reshape(1, 1, 1, -1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_second_time_says_nothing_at_first():
     model = toys.tiny_sana()
     x, t, s, cond = toys.picture_inputs(model)
@@ -107,6 +112,7 @@ def test_the_second_time_says_nothing_at_first():
     assert (velocity(params, x, t, s, cond)[0] != velocity(params, x, t, t, cond)[0]).any()
 
 
+@pytest.mark.slow
 def test_x0_prediction():
     """u = (x_t - x0) / t: the two heads of one network tell one story, away from t = 0."""
     v, params, x, t, s, cond = setting(predicts="v")
@@ -165,6 +171,7 @@ def test_parameter_counts(options, more):
     assert count(options) == outside + (4 * block if more is None else D * block + more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, SANA, {**SANA, "qk_norm": False}], ids=["default", "sana", "sana without norms"])
 def test_no_dead_parameter(options):
     model, params, x, t, s, cond = setting(**options)

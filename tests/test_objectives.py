@@ -81,6 +81,7 @@ def jointly_gaussian(v=0.36):
     return toys.probed(velocity, "renoise"), toys.plain_batch(x0, {"c": c, "null": no}, {"c": c, "null": yes})
 
 
+@pytest.mark.slow
 def test_self_evaluation_has_no_gradient_at_its_fixed_point():
     law = TimeLaw(std=0.7)  # s near 0 and t near 1 are right too, only noisier
     assert z_scores(self_evaluation(law, renorm=False), *jointly_gaussian(), 1.0, step=5).max() < 4
@@ -103,6 +104,7 @@ def per_sample(function, b, rows):
     return jax.vmap(jax.grad(lambda b, i: function(b)[i]), (None, 0))(b, jnp.arange(rows))
 
 
+@pytest.mark.slow
 def test_scm_is_meanflow_at_zero_up_to_a_weight():
     """sCM's tangent written from 2410.11081 on the trig path against ours on the linear one, same weights, same points."""
     rng = np.random.default_rng(4)
@@ -131,6 +133,7 @@ def test_scm_is_meanflow_at_zero_up_to_a_weight():
     np.testing.assert_allclose(scm, (1 - t) * (1 - 2 * t + 2 * t**2) * per_sample(ours, b, rows), rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_warmup_starts_from_flow_matching():
     """r = (step + 1) / warmup: the tangent's part of g grows linearly from next to nothing to all of it."""
     model = toys.analytic(lambda params, x, t, s, cond: toys.wavy({"a": jnp.eye(2), "b": jnp.ones(2)}, x, t, s, cond) + params["net"])

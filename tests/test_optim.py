@@ -64,6 +64,7 @@ def updates(grads, p=None, times=1, **changes):
     return tree.paths(step)
 
 
+@pytest.mark.slow
 def test_who_is_whose():
     flat = tree.paths(params())
     assert {name for name, leaf in flat.items() if optim.is_matrix(name, leaf)} == MATRICES
@@ -72,6 +73,7 @@ def test_who_is_whose():
     assert not any(optim.is_matrix(name, jnp.zeros(shape)) for name, shape in others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_zero_gradient_gives_only_decay_and_only_to_kernels(name):
     step = updates(jax.tree.map(jnp.zeros_like, params()), name=name)
@@ -80,6 +82,7 @@ def test_a_zero_gradient_gives_only_decay_and_only_to_kernels(name):
         np.testing.assert_allclose(step[path], expected, rtol=1e-5, atol=1e-9, err_msg=path)
 
 
+@pytest.mark.slow
 def test_adamw_by_hand():
     """A constant gradient g leaves Adam's corrected moments at g and g^2, so every step is -lr (sign(g) + decay p)."""
     grads = gradients()
@@ -100,6 +103,7 @@ def test_b1_and_b2_are_used():
     assert float(step["w"][0]) == pytest.approx(-LR * (16 / 7) / (304 / 37) ** 0.5, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_leaves_that_are_not_muons_are_adamws():
     grads = gradients()
     muon, adamw = (updates(grads, times=4, name=name) for name in ("muon", "adamw"))

@@ -106,6 +106,7 @@ def test_prompts(name):
     assert max(errors.values()) <= CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, case", CASES)
 def test_drawn(name, case, tmp_path):
     scheduler, folder = SAID[name]["cases"][case]["scheduler"], FIXTURES / f"pipeline_{name}"

@@ -55,6 +55,7 @@ def test_the_numbers_are_the_peers(name):
     assert met, lines
 
 
+@pytest.mark.slow
 def test_a_wrong_number_is_seen_and_named(tmp_path, capsys):
     folder = shutil.copytree(FIXTURES / "sana_control", tmp_path / "model")
     assert convert.main(["verify", str(folder)]) == 0 and capsys.readouterr().out.startswith("ok: 2 arrays")

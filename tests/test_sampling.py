@@ -145,6 +145,7 @@ def test_restart_keeps_the_marginals(steps):
     assert np.abs(np.exp(1j * x @ waves.T).mean(0) - true).max() < 4.5 / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_restart_draws_afresh_and_by_sample():
     grid = jnp.array([1.0, 0.5])
     noise, keys = jnp.tile(NOISE, (20, 1)), jax.random.split(KEYS[0], 20 * 64)
@@ -156,6 +157,7 @@ def test_restart_draws_afresh_and_by_sample():
     np.testing.assert_allclose(swapped[::-1], x, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["restart", "ddim"])
 def test_noises_that_are_given_are_drawn_in_order(name):
     grid, given = jnp.array([1.0, 0.7, 0.3, 0.0]), jax.random.normal(jax.random.key(7), (3, *NOISE.shape))

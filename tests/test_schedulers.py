@@ -119,6 +119,7 @@ def test_bad_grids():
 # recordings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["schedulers", WITH_WEIGHTS])
 def test_recordings_are_met(name, capsys):
     assert convert.main(["verify", str(FIXTURES / name)]) == 0
@@ -159,6 +160,7 @@ def test_other_folders_are_one_line(tmp_path):
         convert.main(["verify", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_sentence_encoder_of_a_package(tmp_path, monkeypatch, capsys):
     """MiniLM's kind of recording, by a small BERT: padding does not count, a wrong state does, a missing package is one line."""
     bert, peers = recordings.bert, dict(np.load(FIXTURES / "text_bert" / "io.npz"))

@@ -79,6 +79,7 @@ def gradients(loss):
     return jax.jit(lambda b: (loss(b), jax.jacrev(loss)(b)))(B)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warmup, r", [(0, 1.0), (12, 3 / 12)])
 @pytest.mark.parametrize("normed", [True, False])
 def test_the_released_step_is_ours_by_options(warmup, r, normed):
@@ -93,6 +94,7 @@ def test_the_released_step_is_ours_by_options(warmup, r, normed):
     np.testing.assert_allclose(2.0 * gradients(lambda b: ours(b, lv, **options, prior=True))[1], once_more, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_weight_over_tan_is_inside_already():
     """The gradient of the bare step is 1 / tan times that of <f, sg df/dt>, f the consistency function: no further factor is due."""
     t, noise = angle_and_noise()
@@ -116,6 +118,7 @@ def test_the_weight_over_tan_is_inside_already():
     np.testing.assert_allclose(bare, gradients(along)[1], rtol=2e-3, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_the_exact_map_of_the_teacher_is_a_fixed_point_of_every_row():
     """Along an exact velocity no row has a gradient at the exact map, and all have one at 1.1 times the map."""
     x0 = toys.draw(jax.random.key(1), 32)[0]

@@ -70,6 +70,7 @@ def test_mixing_ratio_is_lambda_over_one_plus_lambda():
     assert mixing_ratio(1.0, 0.5) == 1 and mixing_ratio(0.7, 0.0) == pytest.approx(0.7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renorm", [True, False])
 def test_target_is_the_papers(renorm):
     batch = make_batch()

@@ -115,6 +115,7 @@ def bits(some):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(some)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
 def test_a_step_that_is_not_believed_moves_nothing_but_its_number(stepper, value):
     state, step, batches = jax.tree.map(jnp.copy, stepper[0]), *stepper[1:]
@@ -128,6 +129,7 @@ def test_a_step_that_is_not_believed_moves_nothing_but_its_number(stepper, value
     assert bits(state.params) != before["params"] and metrics["guard/in_row"] == 0 and np.isfinite(metrics["loss"])
 
 
+@pytest.mark.slow
 def test_a_finite_spike_is_not_believed_once_the_window_is_known(stepper):
     """The wiring: quiet steps of the real thing, then data far away."""
     state, step, batches = jax.tree.map(jnp.copy, stepper[0]), *stepper[1:]

@@ -93,6 +93,7 @@ def config(store, *more):
 # What is written
 
 
+@pytest.mark.slow
 def test_what_is_written_is_what_the_encoders_say(source, text, store):
     found = stores.Store(store)
     album = open_album(str(source), 16, False, Quarantine(0.0))
@@ -426,6 +427,7 @@ def test_a_pretrained_encoder_is_neither_trained_nor_saved(text):
     assert "grad_norm/net" in metrics and "grad_norm/text" not in metrics
 
 
+@pytest.mark.slow
 def test_an_encoder_is_read_as_its_peer_says_and_pinned_by_its_digest(text, tmp_path):
     asked = begin.pinned(frozen(text))
     assert asked.model.text.digest == stores.digest_of(text, stores.TEXT) and begin.pinned(asked) == asked

@@ -98,6 +98,7 @@ def test_one_that_never_drew_without_a_prompt_is_not_guided(shapes, tmp_path):
     teachers.check(changed(shapes, objective__teacher__scales=(1.0,)))
 
 
+@pytest.mark.slow
 def test_a_student_begins_as_its_teacher_with_a_living_embedding_of_the_scale(shapes):
     models, optimizers = training_models(shapes, teacher=teachers.model_of(shapes)), make_optimizers(shapes)
     state = first(shapes, models, optimizers)
@@ -134,6 +135,7 @@ def beside_sana(folder, *more):
     return configs.load([*flags, f"--config.data.path={folder / 'store'}", "--config.data.dev_share=0.3"])[0]
 
 
+@pytest.mark.slow
 def test_a_sana_of_others_is_where_a_teacher_begins(tmp_path):
     """Its network alone is read; q/k norms and second time are new, and what must agree is named."""
     config = beside_sana(tmp_path, f"--config.init_from={SANA}")

@@ -20,6 +20,7 @@ from anystep.shapes.silhouette import COLORS, SILHOUETTES
 PROMPTS = ["", "a red ring", "two blue squares, please"]
 
 
+@pytest.mark.slow
 def test_padding_changes_no_feature_of_a_real_token():
     long, short = toys.tiny_text(), text.build(**{**toys.TEXT, "length": 5})
     params = toys.random_params(long)
@@ -30,6 +31,7 @@ def test_padding_changes_no_feature_of_a_real_token():
         np.testing.assert_allclose(full["features"][row, :words], cut["features"][row, :words], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_null_prompt_and_word_order():
     encoder = toys.tiny_text()
     params = toys.random_params(encoder)
@@ -53,6 +55,7 @@ def test_tokens_of_the_shapes_world_do_not_collide():
     assert pairs.min() >= 2 and pairs.max() < 2048  # 0 is padding, 1 the start
 
 
+@pytest.mark.slow
 def test_tokens_do_not_depend_on_the_process():
     code = "from anystep.nets.text.tokenizer import tokenize; print(tokenize(['a Red ring, ü'], 2048, 8).tolist())"
 

@@ -24,6 +24,7 @@ def assert_uniform(u):
     assert np.abs(np.sort(u) - (np.arange(n) + 0.5) / n).max() < 2.0 / np.sqrt(n)  # Kolmogorov-Smirnov, far beyond 1 in 1,000
 
 
+@pytest.mark.slow
 def test_laws():
     t = np.asarray(times.draw_t(TimeLaw(mean=-0.4, std=1.3), KEYS), np.float64)
     assert_uniform(uniforms_of_logit_normal(t, -0.4, 1.3))

@@ -48,6 +48,7 @@ def test_name_step_and_index_all_matter():
     assert (swapped[0] != swapped[1]).any()
 
 
+@pytest.mark.slow
 def test_draws_are_per_sample_and_of_the_right_law():
     keys = tree.sample_keys(jax.random.key(1), "noise", 0, jnp.arange(4000))
     z, u = tree.normal(keys, (2, 3)), tree.uniform(keys)

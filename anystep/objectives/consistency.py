@@ -115,11 +115,7 @@ def consistency(
             u, drift = _derivative(net, roles, batch, point, s, v)
             share = 1.0
         r = jnp.clip((step - start + 1) / warmup, 0.0, 1.0) if warmup else 1.0
-        answer, size, keep = u, 1.0, 1.0
-        if form == "trig":
-            n = jnp.sqrt(jnp.square(point.t) + jnp.square(1.0 - point.t))
-            answer, size = expand(n, u) * u, expand((1.0 - point.t) * n, u)
-            keep = expand(r + (1.0 - r) * (1.0 - point.t) / jnp.square(n), u)
+        answer, size, keep = _on_trig(u, point.t, r) if form == "trig" else (u, 1.0, 1.0)
         if tangent == "clip":
             g = size * (keep * (u - v) + r * calm(drift, "clip"))
         else:
@@ -140,6 +136,13 @@ def consistency(
         return loss, metrics, {}
 
     return objective
+
+
+def _on_trig(u, t, r):
+    """(n u, (1 - t) n, r + (1 - r)(1 - t) / n^2) of the trig path's g: what answers, what scales g, what scales u - v inside it."""
+    n = jnp.sqrt(jnp.square(t) + jnp.square(1.0 - t))
+    keep = r + (1.0 - r) * (1.0 - t) / jnp.square(n)
+    return expand(n, u) * u, expand((1.0 - t) * n, u), expand(keep, u)
 
 
 def _draw(law, at_noise, begun, batch, key, step):
