@@ -229,8 +229,11 @@ def test_chains_of_relations(own, tmp_path):
 
 
 def test_what_a_batch_waits_for():
-    assert _steer.waiting([1, 3, 1, 1], 2) == (3 + 3 + 1 + 1) / 6
-    assert _steer.waiting([1, 3, 1, 1], 1) == 1.0 and _steer.waiting([1], 2) is None
+    looks, moves = [1, 3, 1, 1], [0, 2, 0, 0]
+    assert _steer.waiting(looks, moves, 2, 1) == (3 + 3 + 1 + 1) / 6 and _steer.waiting(looks, moves, 4, 1) == 12 / 6
+    assert _steer.waiting(looks, moves, 1, 4) == 1.0 and _steer.waiting([1], [0], 2, 4) is None
+    assert _steer.waiting(looks, moves, 4, 4) == (4 + 1 + 1 + 1) / 6 and _steer.waiting(looks, moves, 4, 2) == (4 + 2 + 2 + 2) / 6
+    assert _steer.waiting([1, 3, 1, 2], [0] * 4, 4, 4) == (4 + 2 + 1) / 7  # of noises that are only looked at
 
 
 def test_methods_are_told_with_settings():

@@ -75,10 +75,10 @@ def told(what, strength=1.0):
     return {"asked": what, "params": {"temperature": jnp.float32(1.0)}, "strength": jnp.float32(strength)}
 
 
-def walk(method, what, strength=1.0, grid=(1.0, 0.5, 0.0), noise=NOISE):
-    ask = sampling.asked_by("euler", STILL)
-    here = Walk(STILL, {}, {"features": jnp.zeros((len(noise), 3, 1))}, ask, lambda t: t, lambda velocity: velocity)
-    plain = sampling.make("euler", lambda x, t, s: STILL.velocity({}, x, t, s, {}), STILL)
+def walk(method, what, strength=1.0, grid=(1.0, 0.5, 0.0), noise=NOISE, net=STILL):
+    ask = sampling.asked_by("euler", net)
+    here = Walk(net, {}, {"features": jnp.zeros((len(noise), 3, 1))}, ask, lambda t: t, lambda velocity: velocity)
+    plain = sampling.make("euler", lambda x, t, s: net.velocity({}, x, t, s, {}), net)
 
     @jax.jit
     def run(noise, strength):
@@ -148,6 +148,27 @@ def test_who_is_done_keeps_every_bit(name):
     np.testing.assert_array_equal(none, NOISE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fast", "best", "flips"])
+def test_groups_change_what_is_run_and_nothing_else(name):
+    """Rows that are looked at, counted as they run: all once, then two at a time as long as somebody moves."""
+    net, passes = counted(rows=True)
+    known = np.ones((ROWS, 1), bool)
+    known[3] = False
+    method, what = METHODS[name]._replace(step=0.1, until=(0.8,)), asked(known=known)
+    whole, told_whole = walk(method._replace(groups=1), what, net=net)
+    jax.effects_barrier()
+    passes.clear()
+    x, info = walk(method, what, net=net)
+    jax.effects_barrier()
+    np.testing.assert_allclose(x, whole, atol=1e-6)
+    for part in ("iterations", "looks", "after"):
+        np.testing.assert_allclose(info[part], told_whole[part], atol=1e-5)
+    looks, moves = (np.asarray(info[part][0]) for part in ("looks", "iterations"))
+    rounds = [((looks > n) & ((moves > 0) | (n > 0))).sum() for n in range(looks.max())]
+    assert sum(passes) - 2 * ROWS == ROWS + sum(-(-left // 2) * 2 for left in rounds)  # the rest finish the two steps
+
+
 @pytest.mark.parametrize("order", ["hardest", pytest.param("alternate", marks=pytest.mark.slow)])
 def test_two_relations(order):
     words = np.stack([WORD, (WORD + 1) % 4], axis=1)
@@ -173,12 +194,12 @@ def test_the_likeliest_noise_is_taken():
     np.testing.assert_array_equal(kept, NOISE)
 
 
-def counted():
-    """`STILL`, and a list to which each pass through some of its two blocks adds their number as it runs."""
+def counted(rows=False):
+    """`STILL`, and a list to which each pass through some of its two blocks adds their number, or that of the rows, as it runs."""
     passes = []
 
     def blocks(params, h, lo, hi, capture=None):
-        jax.debug.callback(lambda: passes.append(hi - lo))
+        jax.debug.callback(lambda: passes.append(len(h["x"]) if rows else hi - lo))
         return STILL.blocks(params, h, lo, hi, capture)
 
     net = STILL._replace(blocks=blocks)

@@ -37,7 +37,7 @@ def main(argv):
         costs(runs, folder)
     for run in runs:
         if run.folder.name in names:
-            draw(run, plan, points(run, plan, read_costs(folder)[digest(run)]))
+            draw(run, plan, points(run, plan, read_costs(folder).get(digest(run))))
 
 
 def digest(run):

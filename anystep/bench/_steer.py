@@ -22,6 +22,7 @@ from anystep.errors import UserError
 from anystep.nets import correction
 from anystep.steering import sources
 from anystep.steering.at import At, Walk
+from anystep.steering.descend import groups_of
 from anystep.steering.examples import FIRST
 from anystep.steering.maps import look
 from anystep.steering.method import published_steps
@@ -165,10 +166,17 @@ def parts(case, model, params, cond, x, t, prompts):
     return {"look": seen, "back": both - seen, "trunk": alone, "correction": relations * corrects, "share": blocks[0] / net.depth}
 
 
-def waiting(looks, batch):
-    """How much more a batch looks than its samples would alone, because it waits for the last one."""
-    whole = np.array(looks[: len(looks) // batch * batch]).reshape(-1, batch)
-    return float(whole.max(1).sum() * batch / max(whole.sum(), 1)) if whole.size else None
+def waiting(looks, moves, batch, groups):
+    """How much more a batch looks than its samples would alone: all look once, then groups that hold somebody who still moves."""
+    n = len(looks) // batch * batch
+    if not n:
+        return None
+    looks, moves = (np.array(numbers[:n]).reshape(-1, batch) for numbers in (looks, moves))
+    if (groups := groups_of(batch, groups)) == 1:
+        return float(looks.max(1).sum() * batch / max(looks.sum(), 1))
+    length = batch // groups
+    rounds = [((looks > number) & ((moves > 0) | (number > 0))).sum(1) for number in range(int(looks.max()))]
+    return float((n + sum((-(-left // length) * length).sum() for left in rounds)) / max(looks.sum(), 1))
 
 
 def costs(missing, cases, model, params, what: Asked, seed, batch, rounds):

@@ -10,10 +10,10 @@ picture and the costs are kept in ROWS, one line each, and nothing that stands t
 
 All prompts are of the tag position: those of other tags name no relation and are drawn by the sampler as it is. What a steered picture must
 not lose are its objects, colours and their number, beside the unsteered picture of the same noise; "worst" is the largest loss of the three
-in its standard errors. Of each prompt evaluations and FLOPs are counted as if it were alone (`bench._steer`); a batch waits for its last
-sample: its seconds show that, and "waits" how many more looks it takes than they would alone. Memory is what the compiler plans beside its
-arguments. ECE before is of the probability that the gate sees, beside what is drawn unsteered; after, of the probability that the steering
-ends with, beside what it has drawn.
+in its standard errors. Of each prompt evaluations and FLOPs are counted as if it were alone (`bench._steer`). A batch goes on in groups as
+long as somebody in them moves: its seconds show what that costs, and "waits" how many more looks it takes than its samples would alone.
+Memory is what the compiler plans beside its arguments. ECE before is of the probability that the gate sees, beside what is drawn unsteered;
+after, of the probability that the steering ends with, beside what it has drawn.
 """
 
 import json
@@ -178,7 +178,7 @@ def summary(case, cases, kept, batches, prompts):
             "seconds": cost["seconds"],
             "seconds_ratio": cost["ratio"],
             "memory_ratio": cost["memory"] / plain["memory"] if plain["memory"] else None,
-            "waits": work.waiting(mine["looks"], batch) if mine["looks"] else None,
+            "waits": work.waiting(mine["looks"], mine["moves"], batch, case.steer.program.method.groups) if mine["looks"] else None,
         }
     return out
 

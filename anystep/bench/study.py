@@ -37,12 +37,15 @@ def main(argv):
 
     for run in runs:
         run.done()  # a run of another plan is no part of this one, whether it is trained now or not
-    process("anystep.bench._draw", "costs", args.plan, str(folder))
+    costs = ("anystep.bench._draw", "costs", args.plan, str(folder))
+    if plan["at_seconds"]:  # which checkpoints those are, the costs say
+        process(*costs)
     for run in runs:
         if not asked or run.method in asked:
             if not run.done():
                 process("anystep", "train", *run.arguments, "--workdir", str(run.folder))
             process("anystep.bench._draw", "rows", args.plan, str(folder), run.folder.name)
+    process(*costs)
     result = sums.summary(runs, plan, folder)
     print(sums.table(result))
     if args.out:

@@ -14,7 +14,7 @@ from anystep.nets import correction
 from anystep.path import to_flow_time
 from anystep.steering import symmetry
 from anystep.steering.classifier import Reader, losses, published_losses
-from anystep.steering.descend import Descent, descend, reading
+from anystep.steering.descend import Descent, Fixed, descend, groups_of, over_groups, put, reading, some
 from anystep.steering.maps import look, reach
 from anystep.steering.method import Method
 from anystep.types import Capture, Model
@@ -45,6 +45,13 @@ class At(NamedTuple):
     t: jax.Array  # [B], what the network is told
     s: jax.Array
     number: jax.Array  # of the step
+
+    def of(self, rows):
+        """The same step of those samples, None for all."""
+        if rows is None:
+            return self
+        cond, asked = some((self.walk.cond, self.told["asked"]), rows, len(self.t))
+        return self._replace(walk=self.walk._replace(cond=cond), told=self.told | {"asked": asked}, t=self.t[rows], s=self.s[rows])
 
     def see(self, x):
         """(losses [B, R], {"p": calibrated probabilities [B, R], "maps": means over layers and heads [B, 2 R, S, S], "h"})."""
@@ -93,8 +100,9 @@ class At(NamedTuple):
         m, sigma = self.method, self.walk.net.path.sigma(self.t)
         size = self.told["strength"] * m.step * (sigma * jnp.sqrt(float(x[0].size)) if m.normalised else jnp.ones_like(sigma))
         limit = jnp.array([-math.log(p) for p in m.until], jnp.float32)[jnp.minimum(self.number, len(m.until) - 1)]
-        radius = jnp.where(self.number == 0, norm(x), jnp.inf) if m.shell else None  # later there is data in x, whose length says something
-        found = descend(self.see, x, self.told["asked"].known, m, size, limit, radius, seen)
+        sphere = (self.number == 0) & m.shell  # later there is data in x, whose length says something
+        fixed = Fixed(self.told["asked"].known, size, jnp.where(sphere, norm(x), jnp.inf))
+        found = descend(lambda x, rows: self.of(rows).see(x), x, fixed, m, limit, seen)
         return found, found.looks, found.first
 
     def level(self, x):
@@ -127,23 +135,25 @@ class At(NamedTuple):
             drawn = jax.vmap(lambda k: tree.normal(k, x.shape[1:]), in_axes=1)(keys)
             others = jnp.concatenate([others, self.level(x)[None] * drawn])
 
-        def worst(seen):
-            return jnp.min(jnp.where(asked.known, seen[1]["p"], 1.0), axis=-1)
+        known, groups = asked.known, groups_of(len(x), m.groups)
+
+        def worst(known, seen):
+            return jnp.min(jnp.where(known, seen[1]["p"], 1.0), axis=-1)
 
         def looking(number, seen):
-            return (worst(seen) < m.until[0]) & (number < len(others))
+            return (worst(known, seen) < m.until[0]) & (number < len(others))
 
         def attempt(c):
             number, x, seen, looks = c
             other, active = others[number], looking(number, seen)
-            new = self.see(other)
-            better = active & (worst(new) > worst(seen))
-            rows = better.shape
 
-            def taken(new, old):  # what has no rows is the same for both
-                return jnp.where(expand(better, new), new, old) if new.shape[:1] == rows else old
+            def group(rows, c):
+                mine, own = (some(tree, rows, len(x)) for tree in (other, c))
+                new = self.of(rows).see(mine)
+                better = active[rows] & (worst(known[rows], new) > worst(known[rows], own[1]))
+                return put(c, rows, jax.tree.map(lambda new, old: better_of(better, new, old), (mine, new), own))
 
-            x, seen = jax.tree.map(taken, (other, new), (x, seen))
+            x, seen = over_groups(active, groups, group, (x, seen))
             return number + 1, x, seen, looks + active
 
         own = self.see(x)
@@ -160,7 +170,7 @@ class At(NamedTuple):
         """The `info` of a step that is not steered."""
         (rows, objects, _), side = self.told["asked"].tokens.shape, self.reader.lens.side
         out = {name: jnp.zeros((rows, objects // 2)) for name in ("before", "after")} | {"maps": jnp.zeros((rows, 2, objects, side, side))}
-        return out | {name: jnp.zeros(rows, jnp.int32) for name in ("iterations", "looks", "rounds")} | {"distance": jnp.zeros(rows)}
+        return out | {name: jnp.zeros(rows, jnp.int32) for name in ("iterations", "looks")} | {"distance": jnp.zeros(rows)}
 
     def info(self, x, found: Descent, looks, first):
         """What a person, and a count of costs, want to know of a steered step: of the probabilities and maps before and after, how often x
@@ -172,6 +182,10 @@ class At(NamedTuple):
             "maps": jnp.stack([first["maps"], last["maps"]], axis=1),  # [B, 2, 2 R, S, S]
             "iterations": found.moved,
             "looks": jnp.broadcast_to(looks, found.moved.shape).astype(jnp.int32),
-            "rounds": jnp.broadcast_to(found.number, found.moved.shape),  # of the batch
             "distance": (norm(found.x - x) / norm(x)).reshape(-1),
         }
+
+
+def better_of(better, new, old):
+    """[B, ...]: `new` where it is better [B]; what has no rows is the same for both."""
+    return jnp.where(expand(better, new), new, old) if new.shape[:1] == better.shape else old

@@ -19,7 +19,8 @@ from anystep.errors import UserError
 
 class Method(NamedTuple):
     """iterations: gradient steps at most; step: their size; until: the probability (of every relation) to stop at, by number of the
-    sampler's step, the last for all later ones; steps: of the sampler that are steered; candidates: noises to choose from."""
+    sampler's step, the last for all later ones; steps: of the sampler that are steered; candidates: noises to choose from; groups: in how
+    many a batch goes on, so that who is done is not run again (1: whole, until the last one is done)."""
 
     iterations: int = 4
     step: float = 0.1
@@ -33,9 +34,11 @@ class Method(NamedTuple):
     candidates: int = 1
     symmetries: bool = False
     amortised: bool = False
+    groups: int = 4
     measure: bool = False  # look once more, so that the probability before a correction is known too
 
 
+LEAST = {"iterations": 0, "steps": 1, "candidates": 1, "groups": 1}
 METHODS = {
     "fast": Method(),
     "faithful": Method(
@@ -65,7 +68,10 @@ def method_of(name, settings, corrects=True) -> Method:
     m = METHODS[name]._replace(**settings)
     truth = [field for field, value in Method()._asdict().items() if isinstance(value, bool)]
     for field, good, allowed in (
-        *((field, whole(getattr(m, field), low), f"{low} to 1000") for field, low in (("iterations", 0), ("steps", 1), ("candidates", 1))),
+        *(
+            (field, whole(getattr(m, field), low), f"{low} to 1000")
+            for field, low in (("iterations", 0), ("steps", 1), ("candidates", 1), ("groups", 1))
+        ),
         ("step", real(m.step) and 0 < m.step < math.inf, "a number above 0"),
         ("until", m.until and all(real(p) and 0 < p < 1 for p in m.until), "one number or more above 0 and below 1"),
         ("momentum", real(m.momentum) and 0 <= m.momentum < 1, "0 to below 1"),

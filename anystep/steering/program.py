@@ -2,8 +2,7 @@
 prompt asks for. What moves it is a `method.Method`.
 
 A strength of 0.0, and a walk without a relation, take the sampler's own step; the strength may be traced. Random keys are the sample's own:
-nothing depends on other rows but a shared number of rounds. Rows are not put together anew between rounds: a batch goes on until its last
-sample is done (`anystep bench steer` shows what that costs).
+nothing depends on other rows but how long a batch takes.
 """
 
 from typing import Any, NamedTuple
