@@ -46,76 +46,79 @@ def sample_array(model, params, prompts, steps=4, seed=0, guide=None, steer=None
     return sample_and_say(model, params, prompts, steps, seed, guide, steer, **how)[0]
 
 
-def sample_and_say(
-    model, params, prompts, steps=4, seed=0, guide=None, steer=None,
-    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, first=0, image=None, strength=0.6, control=None, control_scale=1.0,
-) -> tuple[np.ndarray, Any]:  # fmt: skip
+def sample_and_say(model, params, prompts, steps=4, seed=0, guide=None, steer=None, first=0, **how) -> tuple[np.ndarray, Any]:
     """(what `sample_array` gives, what a Steering says: its arrays [steps, N, ...], {} where it had nothing to do)."""
-    if isinstance(prompts, str):
-        raise UserError("prompts: a list of texts is expected, got one text")
-    for name, word, known in (("sampler", sampler, SAMPLERS), ("ask", ask, ASKS)):
-        if word not in (None, *known):
-            raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
-    d = model.drawing
-    sampler, ask = sampler or d.sampler, ask or d.ask
-    scale, inside = guidance(d, None if callable(guide) else guide, sampler, ask)
-    shape = shape_of(model, size)
-    if noise is not None and np.shape(noise) != (len(prompts), *shape):
-        raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
-    picture = None if control is None else control_in_units(model, params, control, len(prompts), picture_of(model, shape))
-    batch, flow_times = d.batch, times_of(d, steps, tokens_of(model, shape), times)
-    if image is not None and isinstance(steer, Steering):
-        raise UserError("image: is for drawing without steer, which expects to begin with noise alone")
-    data, flow_times, ends = start_of(model, params, image, strength, len(prompts), shape, flow_times)
-    key = tree.fold(jax.random.key(seed), "sample")
-    null, out, infos = model.text.tokenize([""]), [], []
+    of_all, of_rows = checked(model, params, prompts, steps, guide, steer, **how)
+    key, batch = tree.fold(jax.random.key(seed), "sample"), model.drawing.batch
     understood = steer.understand(model.text, prompts) if isinstance(steer, Steering) else []
     most = max((len(one.relations) for one in understood), default=0)
     if isinstance(steer, Steering) and not most:
         steer = None  # nothing is asked for: the sampler as it is
+    of_all |= {"null": model.text.tokenize([""]), "steer": steer.program if most else steer}
+    out, infos = [], []
     for row in range(0, len(prompts), batch):
-        some = list(prompts[row : row + batch])
-        rows = min(batch, max(len(prompts), 1))
+        some, rows = list(prompts[row : row + batch]), min(batch, len(prompts))
         tokens = model.text.tokenize(some + [""] * (rows - len(some)))
-        told = None
-        if isinstance(steer, Steering):
-            length = jax.eval_shape(encoder(model.text.encode), params["text"], tokens)["features"].shape[1]
-            nothing = [Understood("", (), (), ())] * (rows - len(some))
-            told = steer.told(understood[row : row + batch] + nothing, length, most)
-        x, info = model.draw(
-            {role: params[role] for role in ("net", "text")},
-            tokens,
-            null,
-            tree.sample_keys(key, "noise", 0, first + row + jnp.arange(rows)),
-            flow_times,
-            scale,
-            d.interval,
-            ends,
-            number("eta", d.eta if eta is None else eta),
-            sampler=sampler,
-            ask=ask,
-            energy_preserving=d.energy_preserving,
-            jumps=not inside,
-            guide=guide if callable(guide) else None,
-            steer=steer.program if told else steer,
-            steer_told=told,
-            guided=scale != 1.0 and inside != "all",
-            told=d.told,
-            whole=d.whole,
-            shape=shape,
-            noise=noise if noise is None else jnp.asarray(filled(noise[row : row + batch], rows), jnp.float32),
-            data=data if data is None else jnp.asarray(filled(data[row : row + batch], rows)),
-            picture=None if picture is None else filled(picture[row : row + batch], rows),
-            control_scale=number("control_scale", control_scale),
-        )
+        told = steer_told(model, params, steer, understood[row : row + batch], tokens, rows, most) if most else None
+        keys = tree.sample_keys(key, "noise", 0, first + row + jnp.arange(rows))
+        own = {name: None if a is None else jnp.asarray(filled(a[row : row + batch], rows)) for name, a in of_rows.items()}
+        x, info = model.draw(tokens=tokens, keys=keys, steer_told=told, **of_all, **own)
         if told:
             infos.append(jax.tree.map(lambda a, kept=slice(len(some)): np.asarray(a)[:, kept], info))  # noqa: B008
         if model.codec is None:
             out.append(np.asarray(x)[: len(some)])
         else:  # one picture at a time: a decoder's finest level takes more memory than the network
             out += [np.asarray(model.decode(params["codec"], x[i : i + 1])) for i in range(len(some))]
-    x = np.concatenate(out) if out else np.zeros((0, *picture_of(model, shape)), np.float32)
+    x = np.concatenate(out) if out else np.zeros((0, *picture_of(model, of_all["shape"])), np.float32)
     return x, jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *infos) if infos else {}
+
+
+def checked(
+    model, params, prompts, steps, guide, steer,
+    sampler=None, ask=None, eta=None, times=None, size=None, noise=None, image=None, strength=0.6, control=None, control_scale=1.0,
+) -> tuple[dict, dict]:  # fmt: skip
+    """What `model.draw` is told, by name: of all rows, and of each prompt's [N, ...] or None. UserError for what cannot be asked."""
+    if isinstance(prompts, str):
+        raise UserError("prompts: a list of texts is expected, got one text")
+    for name, word, known in (("sampler", sampler, SAMPLERS), ("ask", ask, ASKS)):
+        if word not in (None, *known):
+            raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
+    if image is not None and isinstance(steer, Steering):
+        raise UserError("image: is for drawing without steer, which expects to begin with noise alone")
+    d, shape = model.drawing, shape_of(model, size)
+    if noise is not None and np.shape(noise) != (len(prompts), *shape):
+        raise UserError(f"noise: shape {np.shape(noise)}, allowed is {(len(prompts), *shape)}")
+    sampler, ask = sampler or d.sampler, ask or d.ask
+    scale, inside = guidance(d, None if callable(guide) else guide, sampler, ask)
+    picture = None if control is None else control_in_units(model, params, control, len(prompts), picture_of(model, shape))
+    flow_times = times_of(d, steps, tokens_of(model, shape), times)
+    data, flow_times, ends = start_of(model, params, image, strength, len(prompts), shape, flow_times)
+    of_all = {
+        "params": {role: params[role] for role in ("net", "text")},
+        "flow_times": flow_times,
+        "scale": scale,
+        "interval": d.interval,
+        "ends": ends,
+        "eta": number("eta", d.eta if eta is None else eta),
+        "sampler": sampler,
+        "ask": ask,
+        "energy_preserving": d.energy_preserving,
+        "jumps": not inside,
+        "guide": guide if callable(guide) else None,
+        "guided": scale != 1.0 and inside != "all",
+        "told": d.told,
+        "whole": d.whole,
+        "shape": shape,
+        "control_scale": number("control_scale", control_scale),
+    }
+    return of_all, {"noise": None if noise is None else np.asarray(noise, np.float32), "data": data, "picture": picture}
+
+
+def steer_told(model, params, steer, understood, tokens, rows, most):
+    """What a Steering's program is told of a batch of `rows`, of which `understood` has the first."""
+    length = jax.eval_shape(encoder(model.text.encode), params["text"], tokens)["features"].shape[1]
+    nothing = [Understood("", (), (), ())] * (rows - len(understood))
+    return steer.told(understood + nothing, length, most)
 
 
 def control_in_units(model, params, control, rows, shape) -> np.ndarray:
