@@ -71,9 +71,11 @@ def digest_of(folder, parts) -> str:
 
 
 def check_made_with(folder, index, what: str, encoder: str, field: str) -> None:
-    """UserError unless `what` ("text" | "autoencoder") of the store in `folder` is what the folder `encoder` holds; `field` names it."""
-    found = digest_of(encoder, TEXT if what == "text" else AUTOENCODER)
-    if index["made_with"][what] != found:
+    """UserError unless `what` ("text" | "autoencoder") of the store in `folder` is what the folder `encoder` holds, or, of an autoencoder,
+    the pipeline that it lies in; `field` names it."""
+    parts, place = TEXT if what == "text" else AUTOENCODER, Path(encoder)
+    places = [place, place.parent] if what == "autoencoder" and place.name in parts else [place]
+    if index["made_with"][what] not in (digest_of(place, parts) for place in places):
         made = "no" if index["made_with"][what] is None else "another"
         raise UserError(f"{field} = {str(encoder)!r}: the store {folder} was made with {made} {what}; encode it anew or name the right one")
 

@@ -193,6 +193,7 @@ def test_a_pipeline_gives_both_encoders(pipeline, source, tmp_path):
     np.testing.assert_allclose(found["features"], np.where(want["mask"][..., None], want["features"], 0)[:, :length], atol=1e-4)
     np.testing.assert_allclose(found.get("pooled", 0), want.get("pooled", 0), atol=1e-4)
     describe(section(store.folder, pipeline=str(folder), autoencoder=str(folder)))
+    describe(section(store.folder, autoencoder=str(folder / "vae")))
     with pytest.raises(UserError, match="config.data.pipeline = .*: the store .* was made with another text"):
         describe(section(store.folder, pipeline=str(FIXTURES / "pipeline_sana_sprint")))
 
