@@ -21,7 +21,7 @@ from anystep.subjects import to_uint8
 from anystep.walks import picture_of, shape_of, start_of, times_of, tokens_of
 
 __all__ = ["Pipeline", "assemble", "drawing_of", "guidance", "load", "notes", "picture_of", "pipeline", "sample", "sample_and_say"]
-__all__ += ["sample_array", "shape_of", "tokens_of"]
+__all__ += ["sample_array", "shape_of", "tokens_of", "walking"]
 
 
 def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=None, **how) -> np.ndarray:
@@ -119,6 +119,14 @@ def steer_told(model, params, steer, understood, tokens, rows, most):
     length = jax.eval_shape(encoder(model.text.encode), params["text"], tokens)["features"].shape[1]
     nothing = [Understood("", (), (), ())] * (rows - len(understood))
     return steer.told(understood + nothing, length, most)
+
+
+def walking(model: Pipeline, sampler=None, ask=None, scale=None) -> Pipeline:
+    """`model` with another walk of its own. UserError for a guidance scale that could not act."""
+    d = model.drawing
+    d = d._replace(sampler=sampler or d.sampler, ask=ask or d.ask)
+    guidance(d, scale, d.sampler, d.ask)
+    return model._replace(drawing=d if scale is None else d._replace(scale=scale))
 
 
 def control_in_units(model, params, control, rows, shape) -> np.ndarray:

@@ -33,9 +33,14 @@ def add_drawing(parser: Parser) -> None:
     """How to draw, where the model's config should not decide."""
     parser.add_argument("--steps", type=steps, help="step counts, such as 1,2,4,8,32 (default: the model's config.eval.steps)")
     parser.add_argument("--times", type=times, help=f"flow times such as 1,0.6,0, or with --steps a name: {', '.join(LISTS)}")
+    add_walk(parser)
+    parser.add_argument("--eta", type=real(0.0, 1.0), help="noise that ddim draws afresh (default: config.eval.eta)")
+
+
+def add_walk(parser: Parser) -> None:
+    """Of those, what decides where a step goes."""
     parser.add_argument("--scale", type=real(0.0, MOST_SCALE), help="guidance scale, 1 = none (default: the model's)")
     parser.add_argument("--sampler", choices=SAMPLERS, help="how to walk (default: config.eval.sampler)")
-    parser.add_argument("--eta", type=real(0.0, 1.0), help="noise that ddim draws afresh (default: config.eval.eta)")
     parser.add_argument("--ask", choices=ASKS, help="s asked for: t_next, t, 0, t / 2 (default: config.eval.ask)")
 
 

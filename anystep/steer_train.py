@@ -37,6 +37,7 @@ def parse(argv):
     parser.add_argument("--boxes", help="Python file with boxes(picture, names), for what is no shape")
     parser.add_argument("--rows", type=flags.whole(8, 10_000_000), default=8192, help="prompts of each source")
     parser.add_argument("--steps", type=flags.steps, help="step counts of the own drawings (default: the model's, up to 4)")
+    flags.add_walk(parser)
     parser.add_argument("--first", type=flags.whole(1, 1000), help="of each drawing, how many steps (default: 1 of up to 4, half of more)")
     parser.add_argument("--at", type=numbers(0.0, 1.0, real=True), default=(0.9, 0.75, 0.5), help="flow times of noised pictures")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
@@ -79,6 +80,7 @@ def main(argv):
 
     use_compile_cache()
     model, params = api.load(args.model, dtype=args.dtype)
+    model = api.walking(model, args.sampler, args.ask, args.scale)
     if not model.net.maps or model.text.place is None:
         raise UserError(f"--model {args.model!r}: has no cross-attention from words, which a classifier would read")
     size = args.size and list(args.size)

@@ -66,6 +66,17 @@ def test_a_scale_that_cannot_act_is_refused(models):
 
 
 @pytest.mark.slow
+def test_another_walk_of_its_own(models):
+    model, params = models["inside"]
+    other = api.walking(model, "euler", "now", 3.0)
+    same = drawn(models["inside"], 3.0, sampler="euler", ask="now")
+    np.testing.assert_array_equal(drawn((other, params), None), same)
+    assert api.walking(model) == model
+    with pytest.raises(UserError, match="guidance scale 3.0: cannot act"):
+        api.walking(model, "restart", "zero", 3.0)
+
+
+@pytest.mark.slow
 def test_a_jump_that_holds_guidance_is_not_guided_again(models):
     """One step asked "next" is a jump to s = 0: the scale changes it only where the jumps were trained without."""
     for name, acts in (("inside", False), ("plain", True)):

@@ -131,12 +131,13 @@ def judged_by(folder):
 
 @pytest.mark.slow
 def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
+    walk = ["--sampler", "euler", "--ask", "now"]
     steer_train.main(
-        ["--model", str(own), "--out", str(tmp_path / "made"), *FEW, "--steps", "1", "--source", "noised", *judged_by(tmp_path)]
+        ["--model", str(own), "--out", str(tmp_path / "made"), *FEW, *walk, "--steps", "1", "--source", "noised", *judged_by(tmp_path)]
     )
     arguments = ["--model", str(own), "--classifier", f"a={tmp_path / 'made'}", "--rows", str(tmp_path / "rows.jsonl"), "--steps", "1"]
     arguments += ["--prompts", "8", "--methods", "fast:iterations=1:until=[0.999],amortised", "--timed", "1", "--batches", "1"]
-    arguments += ["--tune", "4"]
+    arguments += ["--tune", "4", *walk]
     capsys.readouterr()
     steer.main([*arguments, "--out", str(tmp_path / "record.json")])
     table = capsys.readouterr().out.splitlines()

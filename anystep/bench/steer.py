@@ -14,6 +14,9 @@ in its standard errors. Of each prompt evaluations and FLOPs are counted as if i
 long as somebody in them moves: its seconds show what that costs, and "waits" how many more looks it takes than its samples would alone.
 Memory is what the compiler plans beside its arguments. ECE before is of the probability that the gate sees, beside what is drawn unsteered;
 after, of the probability that the steering ends with, beside what it has drawn.
+
+A sampler that draws new noise at every step, as restart does, forgets the first one, and with it a steering of the first step alone: many
+steps want --sampler euler --ask now, here and for the drawings that the classifier learns from, or more steered steps.
 """
 
 import json
@@ -41,6 +44,7 @@ def main(argv):
     parser.add_argument("--rows", required=True, help="file of verdicts and costs; the same file goes on")
     parser.add_argument("--methods", default=METHODS, help=f"(default: {METHODS})")
     parser.add_argument("--steps", type=flags.steps, default=(1, 2, 4, 32))
+    flags.add_walk(parser)
     parser.add_argument("--prompts", type=flags.whole(2, 100_000), default=400)
     parser.add_argument("--relations", type=flags.whole(1, 3), default=1, help="in a prompt")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
@@ -59,6 +63,7 @@ def main(argv):
 
     use_compile_cache()
     model, params = api.load(args.model)
+    model = api.walking(model, args.sampler, args.ask, args.scale)
     what = work.asked(model, args.prompts, args.relations, args.split, args.seed)
     cases, writer = work.cases(model, params, methods, classifiers, args.steps), logs.JsonlWriter(Path(args.rows))
     if args.tune:
