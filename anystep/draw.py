@@ -29,18 +29,24 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
     if wanted < drawing.least:
         raise UserError(f"guidance scale {wanted:g}: allowed from {drawing.least:g}, which is none, for pipelines of others")
     if drawing.learned == 1.0:
-        return wanted, ""
+        return extrapolated(drawing, wanted), ""
     if drawing.jumps_only and scale is None:
         return drawing.learned, "all"
     by_way_of_data = sampler not in ("euler", "heun", "dpm") and drawing.jumps_anywhere  # there a flow map is always asked for s = 0
     if not drawing.jumps_only and (sampler in ("heun", "dpm") or (ask != "zero" and not by_way_of_data)):
-        return wanted, "jumps"
+        return extrapolated(drawing, wanted), "jumps"
     if scale is not None:
         raise UserError(
             f"guidance scale {scale}: cannot act, because all that sampler {sampler!r} asks of this model was trained under guidance "
             f"{drawing.learned:g}" + ("" if drawing.jumps_only else "; with sampler 'euler' and ask 'now' the scale is free")
         )
     return drawing.learned, "all"
+
+
+def extrapolated(drawing, scale):
+    if scale != 1.0 and not drawing.unprompted:
+        raise UserError(f"guidance scale {scale:g}: allowed 1, because this model never learned without a prompt (prompt_dropout was 0)")
+    return scale
 
 
 def number(name, value):

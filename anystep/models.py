@@ -74,6 +74,7 @@ def drawing_of(config, codec=None) -> Drawing:
         told=told_by(config),
         jumps_anywhere=bool(learned.share and learned.at_zero < 1),
         jumps_only=not config.model.second_time and bool(learned.share or config.objective.adversarial.share),
+        unprompted=config.objective.prompt_dropout > 0,
     )
 
 

@@ -102,6 +102,9 @@ def model_of(config, constrain=lambda x: x):
     if not o.prompt_dropout and set(config.objective.teacher.scales) != {1.0}:
         scales = f"config.objective.teacher.scales = {tuple(config.objective.teacher.scales)}"
         raise UserError(f"{scales}: must be 1, because the teacher has never learned without a prompt (its prompt_dropout is 0)")
+    if config.objective.control_dropout and not o.control_dropout:
+        dropout = f"config.objective.control_dropout = {config.objective.control_dropout}"
+        raise UserError(f"{dropout}: must be 0, because the teacher has never seen an empty picture (its control_dropout is 0)")
     for name, its in saved.model.text.to_dict().items():
         unpinned = name == "folder" or (name == "digest" and not mine[name])
         if not unpinned and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):

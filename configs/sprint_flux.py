@@ -64,7 +64,7 @@ def get_config():
             ),
             path=dict(name="linear"),
             objective=dict(
-                time=dict(law="logit_normal", mean=0.893, std=1.6, shift=1.0, base_tokens=0),
+                time=dict(law="logit_normal", mean=-0.206, std=1.6, shift=3.0, base_tokens=0),
                 prompt_dropout=0.0,
                 control_dropout=0.0,
                 teacher=dict(folder="", digest="", scales=(2.5, 3.5, 4.5), null_mask="own"),

@@ -192,6 +192,15 @@ def test_hinge(setting, monkeypatch, logits, expected):
     np.testing.assert_allclose(loss, expected, atol=1e-6)
 
 
+def test_hinge_without_a_prompt(setting, monkeypatch):
+    """No picture stands under a wrong one there, and a fake counts as much as a real one: (2 + 1) / 2 and not (2 + (1 + 3) / 2) / 2."""
+    said = {"real": -1.0, "fake": 0.0, "other": 2.0}
+    monkeypatch.setattr(adversarial, "judged", lambda name, *_: jnp.full((ROWS, 6), said[name.rpartition("/")[2]]))
+    batch = setting.batch | {"dropped": jnp.arange(ROWS) == 0}
+    loss, *_ = adversarial.discriminator((0, 1))(setting.models, setting.roles, batch, KEY, STEP)
+    np.testing.assert_allclose(loss, [1.5] + (ROWS - 1) * [2.0], atol=1e-6)
+
+
 @pytest.mark.slow
 def test_who_is_moved_by_which_loss(setting):
     """The student's loss reaches the student through the frozen teacher; the heads' loss does not."""

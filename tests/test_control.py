@@ -12,7 +12,7 @@ import tiny
 import toys
 from PIL import Image
 
-from anystep import api, begin, sample, train, tree
+from anystep import api, begin, sample, teachers, train, tree
 from anystep import config as configs
 from anystep import mesh as meshes
 from anystep.bench import control as bench
@@ -204,16 +204,30 @@ def test_a_run_draws_with_edges_and_is_measured(tmp_path, capsys, monkeypatch):
     bench.main(["--model", str(run), "--against", str(place), *asked, "--out", str(tmp_path / "record.json")])
     rows = json.loads((tmp_path / "record.json").read_text())["result"]["rows"]
     assert [(row["steps"], row["scale"]) for row in rows] == [(1, None), (1, 0.0), (1, 0.5), (1, 1.0)]
-    assert all(0 <= row["iou"] <= 1 and row["iou_se"] >= 0 for row in rows) and rows[1]["more"] == 0.0
-    assert "IoU" in capsys.readouterr().out
+    assert all(0 <= row[name] <= 1 and row[f"{name}_se"] >= 0 for row in rows for name in ("outline", "area")) and rows[1]["more"] == 0.0
+    assert "outline" in capsys.readouterr().out
 
 
-def test_foregrounds_overlap():
+def test_foregrounds_and_their_outlines_overlap():
+    """Two blocks of 8 x 16 pixels, four rows apart: half of each is shared, and of the 44 pixels of each outline the sides of that half."""
     paper, red = np.full((2, 16, 16, 3), 250, np.uint8), (218, 44, 56)
     a, b = paper.copy(), paper.copy()
     a[0, :8], b[0, 4:12] = red, red
     assert foreground(a[0]).sum() == 128
+    a, b = (np.stack([foreground(picture) for picture in side]) for side in (a, b))
     np.testing.assert_allclose(bench.overlap(a, b), [64 / 192, 1.0])
+    np.testing.assert_allclose(bench.overlap(bench.outline(a), bench.outline(b)), [8 / 80, 1.0])
+
+
+@pytest.mark.slow
+def test_a_controlnet_begins_with_a_student_that_is_told_its_scale(tmp_path):
+    """A teacher's network would get an embedding of the scale that says nothing, and keep it."""
+    place = tiny.teacher(tmp_path, tiny.arguments("sprint_teacher_shapes", tmp_path), "plain")
+    config = configs.load([*tiny.arguments("sprint_control_shapes", tmp_path), f"--config.init_from={place}"])[0]
+    models = training_models(config, teacher=teachers.model_of(config))
+    abstract = jax.eval_shape(lambda: begin.init_state(models, make_optimizers(config), 0))
+    with pytest.raises(UserError, match=r"init_from = .*: has no net/embed/guidance/\*, which config\.model\.frozen would leave"):
+        begin.first_state(config, models, make_optimizers(config), meshes.shard_rule(abstract, meshes.make_mesh(config.mesh))[0])
 
 
 # Drawing

@@ -24,7 +24,8 @@ def test_at_first_nothing_is_added_and_merging_adds_what_is_drawn_with():
     x, t, s, cond = toys.picture_inputs(trunk, rows=2)
     params = jax.jit(model.init)(jax.random.key(0)) | {"trunk": p}
     kernels = {name.rpartition("/")[0] for name in tree.paths(params["low_rank"])}
-    assert kernels == {f"blocks/{part}/kernel" for part in PARTS} and not moved(p, low_rank.merged(params))
+    whole = {f"embed/second_time/out/{leaf}" for leaf in ("kernel", "bias")}
+    assert kernels == {f"blocks/{part}/kernel" for part in PARTS} | whole and not moved(p, low_rank.merged(params))
     alone, both = (jax.jit(lambda p, m=m: m.velocity(p, x, t, s, cond)[0]) for m in (trunk, model))
     np.testing.assert_array_equal(both(params), alone(p))
     params["low_rank"] = toys.random_params(model, seed=4, size=0.2)["low_rank"]
@@ -58,6 +59,16 @@ def test_a_step_moves_the_additions_and_no_bit_of_the_trunk(tmp_path):
     assert all(name.startswith("main/net/low_rank/") for name in moved(first.ema, last.ema))
     assert not [name for name in tree.paths(last.opt) if "trunk" in name or name.startswith("text/")]
     assert 0 < metrics["grad_norm/net"] < np.inf
+
+
+@pytest.mark.slow
+def test_a_distilled_one_learns_what_its_teacher_was_never_told(tmp_path):
+    """The guidance scale, whose embedding begins at zero."""
+    assert not train.main([*tiny.arguments("sprint_shapes", tmp_path), *RANK, "--workdir", str(tmp_path / "run")])
+    model, params = api.load(tmp_path / "run")
+    assert np.abs(params["net"]["embed"]["guidance"]["out"]["kernel"]).max() > 0
+    few, much = (api.sample_array(model, params, ["a red ring"], steps=1, guide=scale) for scale in (1.5, 6.0))
+    assert np.abs(few - much).max() > 1e-5
 
 
 @pytest.mark.slow

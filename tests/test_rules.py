@@ -31,7 +31,12 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
     (dict(mesh__data=0), "mesh.data", dict(mesh__data=1)),
     (dict(model__text__width=33), "model.text.width", dict(model__text__heads=3)),
     (dict(optim__warmup=201, train__steps=200), "optim.warmup", dict(optim__warmup=200)),
-    (dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__self_evaluation__share=0)),
+    (dict(objective__prompt_dropout=0.0, eval__scale=1.0), "objective.prompt_dropout", dict(objective__self_evaluation__share=0)),
+    (
+        dict(objective__prompt_dropout=0.0, objective__self_evaluation__share=0, eval__scale=2.0),
+        "eval.scale",
+        dict(objective__prompt_dropout=0.1),
+    ),
     (dict(eval__steps=(1, 4, 2)), "eval.steps", dict(eval__steps=(1, 2, 4))),
     (dict(eval__steps=(1, 1)), "eval.steps", dict(eval__steps=(1,))),
     (dict(eval__interval=(0.5, 0.5)), "eval.interval", dict(eval__interval=(0.5, 0.6))),
@@ -97,7 +102,11 @@ RULES = [  # what makes a sound config unsound -> the field that is named; then 
     (dict(objective__time__base_tokens=4000), "objective.time.base_tokens", dict(objective__time__base_tokens=256)),
     (FAKE | dict(train__steps=50), "objective.self_evaluation.auxiliary_start", dict(objective__self_evaluation__auxiliary_k=1.0)),
     (JUMPS | dict(eval__ask="half"), "eval.ask", dict(eval__ask="zero")),
-    (JUMPS | dict(objective__prompt_dropout=0.0), "objective.prompt_dropout", dict(objective__consistency__guidance=1.0)),
+    (
+        JUMPS | dict(objective__prompt_dropout=0.0),
+        "objective.prompt_dropout",
+        dict(objective__consistency__guidance=1.0, eval__scale=1.0),
+    ),
 ]
 
 

@@ -70,6 +70,7 @@ def test_a_teacher_is_known_by_its_digest(shapes, tmp_path):
         (dict(objective__teacher__folder="/nonexistent"), "none of a model folder"),
         (dict(model__text__width=32), r"config\.model\.text\.width = 32: the teacher's is 16"),
         (dict(model__scale=0.5), r"a scale of 0\.4, the config's 0\.5"),
+        (dict(model__control=1, objective__control_dropout=0.1), r"control_dropout = 0\.1: must be 0, because the teacher"),
         (dict(objective__adversarial__blocks=(0, 2)), r"adversarial\.blocks = \(0, 2\): allowed are 0 to 1"),
     ],
 )
@@ -96,6 +97,16 @@ def test_one_that_never_drew_without_a_prompt_is_not_guided(shapes, tmp_path):
     with pytest.raises(UserError, match=r"teacher\.scales = .*: must be 1"):
         teachers.check(shapes)
     teachers.check(changed(shapes, objective__teacher__scales=(1.0,)))
+
+
+@pytest.mark.slow
+def test_a_network_of_another_text_encoder_is_no_beginning(shapes, tmp_path):
+    saved, params = weights.load_folder(tmp_path / "teacher")
+    weights.save_folder(tmp_path / "other", saved, params | {"text": jax.tree.map(lambda leaf: leaf + 1, params["text"])})
+    config = changed(shapes, init_from=str(tmp_path / "other"))
+    models = training_models(config, teacher=teachers.model_of(config))
+    with pytest.raises(UserError, match=r"init_from = .*: learned to read the features of another text encoder"):
+        first(config, models, make_optimizers(config))
 
 
 @pytest.mark.slow

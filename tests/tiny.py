@@ -57,17 +57,17 @@ def arguments(name, folder, *more):
         lone = [*more, "--config.model.guidance=False", "--config.eval.sampler=euler", "--config.eval.ask=now"]
         place = beginning = teacher(folder, [*flags, *lone])
         if name in CONTROLLED:
-            beginning = teacher(folder, [*flags, *lone, *PLAIN], "student")
+            beginning = teacher(folder, [*flags, *more, *PLAIN, f"--config.objective.teacher.folder={place}"], "student", ())
         flags += [f"--config.objective.teacher.folder={place}", f"--config.init_from={beginning}"]
         flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.warmup=2"]
     return [*flags, *more]
 
 
-def teacher(folder, flags, called="teacher"):
-    """A model folder with the fresh weights of a config's network, as if flow matching had trained it."""
+def teacher(folder, flags, called="teacher", objective=FLOW):
+    """A model folder with the fresh weights of a config's network, as if flow matching, or what the config says, had trained it."""
     from anystep.nets.build import build_models, drawn_roles
 
-    config = configs.load([*flags, *(f"--config.objective.{field}" for field in FLOW)])[0]
+    config = configs.load([*flags, *(f"--config.objective.{field}" for field in objective)])[0]
     models = build_models(config)
     params = jax.jit(lambda: {role: models[role].init(tree.fold(jax.random.key(7), role)) for role in drawn_roles(config)})()
     weights.save_folder(folder / called, config.to_dict(), params)

@@ -24,7 +24,7 @@ from anystep.checkpoint import committed_steps
 from anystep.errors import UserError, run_main
 from anystep.files import write_whole
 from anystep.subjects import subject
-from anystep.train_step import phases
+from anystep.train_step import kinds, phases
 
 NAMED = ("asked", "step", "sampler", "ask", "scale", "steps")  # what a row is found by
 
@@ -53,7 +53,7 @@ def read_costs(folder):
     return json.loads(kept.read_text()) if kept.exists() else {}
 
 
-def costs(runs, folder, rounds=5, steps=5):
+def costs(runs, folder, rounds=5, steps=4):
     """Measures all methods that have not been measured yet, in turn with the first of all, whose first time stays the unit: a machine may
     be slower another day. A phase begins where an objective comes in; `flops_ratio` is that of the last phase over the first method's."""
     configs, found = {digest(run): run.config for run in runs if run.seed == 0}, read_costs(folder)
@@ -79,8 +79,8 @@ def costs(runs, folder, rounds=5, steps=5):
 
 
 def starts(config):
-    """Steps at which the work of a step may change."""
-    return sorted({0, *phases(config)})
+    """Steps of training at which the work of a step may change."""
+    return sorted({0, *(kinds(config) * step for step in phases(config))})
 
 
 def seconds_until(cost, step):

@@ -2,11 +2,12 @@
 
     anystep bench control --model MODEL [--against MODEL] [--prompts 256] [--steps 1,2,4] [--scales 0,0.5,1] [--split dev] [--out FILE.json]
 
-Held-out scenes of the shapes world: each gives a prompt and the edges of its own picture. "IoU" is of foregrounds, the pixels further than
-`shapes.detect`'s INK from the paper: intersection over union of those of the drawn picture and of the one that the edges came from, the
-mean over pictures. "right" is the exact judge's overall score of the prompts, which knows nothing of the edges. All rows see the same
-prompts and noise; "more" is the paired difference of IoU to the first row of its step count, "none": the model of --against, or without it
-the model's own, drawing without a picture. Scale 0 is the trunk by way of the ControlNet. ± is one standard error.
+Held-out scenes of the shapes world: each gives a prompt and the edges of its own picture. IoU is intersection over union between the drawn
+picture and the one that the edges came from, the mean over pictures: "area" of the foregrounds, the pixels further than `shapes.detect`'s
+INK from the paper, "outline" of those among them that touch other pixels or the border: one pixel aside is a miss. "right" is the exact
+judge's overall score of the prompts, which knows nothing of the edges. All rows see the same prompts and noise; "more" is the paired
+difference of the outline's IoU to the first row of its step count, "none": the model of --against, or without it the model's own, drawing
+without a picture. Scale 0 is the trunk by way of the ControlNet. ± is one standard error.
 """
 
 import numpy as np
@@ -46,7 +47,8 @@ def main(argv):
     def look(model, params, count, **how):
         x = api.sample(model, params, prompts, count, args.seed, **how)
         verdicts = [shapes.judge(picture, row, world) for picture, row in zip(x, metadata, strict=True)]
-        return overlap(x, pictures), evals.scores(verdicts, metadata)
+        drawn, meant = (np.stack([shapes.foreground(picture) for picture in side]) for side in (x, pictures))
+        return {"outline": overlap(outline(drawn), outline(meant)), "area": overlap(drawn, meant)}, evals.scores(verdicts, metadata)
 
     rows = []
     for count in args.steps:
@@ -81,9 +83,14 @@ def scenes(world, n, split, seed):
     return metadata, pictures, to_uint8(edges(pictures / 127.5 - 1.0))
 
 
-def overlap(drawn, pictures):
-    """[N]: intersection over union of foregrounds; two empty pictures agree."""
-    a, b = (np.stack([shapes.foreground(picture) for picture in side]) for side in (drawn, pictures))
+def outline(inked):
+    """bool [N, H, W] -> those of them with a neighbour above, below, left or right that is not."""
+    wide = np.pad(inked, ((0, 0), (1, 1), (1, 1)))
+    return inked & ~(wide[:, :-2, 1:-1] & wide[:, 2:, 1:-1] & wide[:, 1:-1, :-2] & wide[:, 1:-1, 2:])
+
+
+def overlap(a, b):
+    """[N]: intersection over union of bool [N, H, W]; two empty ones agree."""
     union = (a | b).sum((1, 2))
     return np.where(union > 0, (a & b).sum((1, 2)) / np.maximum(union, 1), 1.0)
 
@@ -95,17 +102,19 @@ def mean(values):
 
 def summary(count, scale, found, base):
     """One row; `scale` None: without a picture."""
-    (iou, error), (more, more_error) = mean(found[0]), mean(found[0] - base[0])
-    right = {name: found[1][name] for name in ("overall", "overall_se")}
-    return {"steps": count, "scale": scale, "iou": iou, "iou_se": error, "more": more, "more_se": more_error} | right
+    values = found[0] | {"more": found[0]["outline"] - base[0]["outline"]}
+    out = {"steps": count, "scale": scale} | {name: found[1][name] for name in ("overall", "overall_se")}
+    for name, each in values.items():
+        out[name], out[f"{name}_se"] = mean(each)
+    return out
 
 
 def table(rows):
-    lines = [["steps", "scale", "IoU", "more", "right"]]
+    lines = [["steps", "scale", "outline", "more", "area", "right"]]
     for row in rows:
         scale = "none" if row["scale"] is None else f"{row['scale']:g}"
-        pairs = (("iou", "iou_se"), ("more", "more_se"), ("overall", "overall_se"))
-        lines.append([str(row["steps"]), scale, *(f"{row[name]:.3f} ± {row[error] or 0.0:.3f}" for name, error in pairs)])
+        shown = [f"{row[name]:.3f} ± {row[f'{name}_se'] or 0.0:.3f}" for name in ("outline", "more", "area", "overall")]
+        lines.append([str(row["steps"]), scale, *shown])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 

@@ -7,6 +7,7 @@ over rounds. The floor is what the forward passes alone would cost at the same s
 of the rows (two evaluator passes), 4.1 / 3.0 for a fused tangent pass, 4.8 / 3.7 with each block rematerialised,
 (3 + 3 + 3) / (2 * 3) = 1.5 for a step on half of the rows (a guided velocity and one jump of the averaged weights). A teacher with
 guidance adds 2.0 forward passes: 6.1 / 3.0, 6.8 / 3.7. Beside heads on its blocks a step is the mean of two kinds: `sprint` has no floor.
+A floor counts the network alone, so the prompts' encoder, which is frozen beside a teacher, has no layers in any case.
 """
 
 import statistics
@@ -38,16 +39,17 @@ CASES = {  # name -> (shares of NAMES, overrides, the case it is compared with, 
     "sprint": ([0, 0, 1], [*TAUGHT, "--config.objective.adversarial.share=1"], "flow_matching", None),
 }
 NAMES = ("flow_matching", "self_evaluation", "consistency")
+NETWORK_ALONE = "--config.model.text.depth=0"
 
 
 def main(argv):
     parser = flags.Parser(prog="anystep bench steps", description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="shapes", help="a config name or file")
     parser.add_argument("--rounds", type=flags.whole(1, 1000), default=5)
-    parser.add_argument("--steps", type=flags.whole(1, 1000), default=5, help="steps of one round")
+    parser.add_argument("--steps", type=flags.whole(1, 1000), default=4, help="steps of one round; even ones hold both kinds of sprint's")
     parser.add_argument("--out", default="", help="JSON record to write")
     args = parser.parse_args(argv)
-    cases = {"configured": (configs.load(["--config", args.config])[0], "flow_matching", None)}
+    cases = {"configured": (configs.load(["--config", args.config, NETWORK_ALONE])[0], "flow_matching", None)}
     for name, (_, _, base, floor) in CASES.items():
         cases[name] = (configs.load(["--config", args.config, *asked(name)])[0], base, floor)
     running = {name: Case(config, config.train.steps) for name, (config, _, _) in cases.items()}  # when all objectives have begun
@@ -65,6 +67,8 @@ def main(argv):
             "over_flow_matching": statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True)),
             "flops_ratio": running[name].flops / running[base].flops,
             "floor": floor,
+            "memory_bytes": running[name].memory,
+            "memory_ratio": running[name].memory / running[base].memory,
             "images_per_second": config.data.batch / median,
             "flops_per_second": running[name].flops / median,
             "share_of_matrix_product": running[name].flops / median / statistics.median(products),
@@ -80,7 +84,7 @@ def asked(name):
     """The overrides of a case."""
     shares, extra, *_ = CASES[name]
     plain = ("objective.adversarial.share=0", "objective.prompt_dropout=0.1", "model.guidance=False", "model.second_time=True")
-    extra = [*(f"--config.{field}" for field in plain), *extra]
+    extra = [NETWORK_ALONE, *(f"--config.{field}" for field in plain), *extra]
     return [f"--config.objective.{objective}.share={share}" for objective, share in zip(NAMES, shares, strict=True)] + extra
 
 
@@ -153,6 +157,7 @@ def table(result):
         ("ratio", 8),
         ("FLOPs", 8),
         ("floor", 8),
+        ("memory", 8),
         ("images/s", 10),
         ("GFLOP/s", 9),
         ("of product", 12),
@@ -162,8 +167,9 @@ def table(result):
     for name, r in result["cases"].items():
         floor = "" if r["floor"] is None else f"{r['floor']:.2f}"
         lines.append(
-            f"{name:22}{r['ms_per_step']:9.1f}{r['over_flow_matching']:8.2f}{r['flops_ratio']:8.2f}{floor:>8}{r['images_per_second']:10.0f}"
-            f"{r['flops_per_second'] / 1e9:9.1f}{r['share_of_matrix_product']:12.0%}{r['compile_seconds']:11.1f}"
+            f"{name:22}{r['ms_per_step']:9.1f}{r['over_flow_matching']:8.2f}{r['flops_ratio']:8.2f}{floor:>8}{r['memory_ratio']:8.2f}"
+            f"{r['images_per_second']:10.0f}{r['flops_per_second'] / 1e9:9.1f}{r['share_of_matrix_product']:12.0%}"
+            f"{r['compile_seconds']:11.1f}"
         )
     return "\n".join(lines)
 

@@ -240,6 +240,16 @@ def null_prompt_is_trained(c):
         refuse("objective.prompt_dropout", 0.0, "> 0 for self_evaluation, which asks for the null prompt too")
     if c.objective.consistency.share and c.objective.consistency.guidance != 1:
         refuse("objective.prompt_dropout", 0.0, "> 0 for config.objective.consistency.guidance, which asks for the null prompt too")
+    if c.eval.scale != 1 and not c.model.guidance and not holds_its_guidance(c):
+        why = "guidance would extrapolate from what is never learned"
+        refuse("eval.scale", c.eval.scale, f"1 for config.objective.prompt_dropout = 0: {why}")
+
+
+def holds_its_guidance(c):
+    """Whether what is drawn by default are jumps along a teacher's guided velocity."""
+    jumps = c.objective.consistency
+    learned = jumps.share and jumps.velocity == "teacher" and set(c.objective.teacher.scales) != {1.0}
+    return learned and (c.eval.ask == "zero" or not c.model.second_time)
 
 
 def jumps_have_a_teacher(c):

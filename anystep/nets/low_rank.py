@@ -5,6 +5,9 @@
 The paper's factor alpha / r is 1 and no field: Adam's steps do not know it, and the learning rate says the same. The sum is made anew in
 every pass and the trunk asked with it, so that jvp, capture and sharding are the trunk's own; a b costs rank / (tokens of the batch) of
 what the kernel costs. What is spared is the optimizer's state: gradients of whole kernels exist for a moment, as in any training.
+
+The last layers of the embeddings of guidance and of a second time begin at zero where a teacher has none: held there, they would never say
+anything. So they get additions of their own size, from zero: kernel' = kernel + whole.
 """
 
 import math
@@ -17,6 +20,7 @@ from anystep.path import compose
 from anystep.types import Model
 
 STACKS = ("blocks", "double", "single")  # where a leaf's first axis is the layer
+WHOLE = ("embed/guidance/out/", "embed/second_time/out/")
 
 
 def is_adapted(name: str, leaf) -> bool:
@@ -31,25 +35,27 @@ def adapted(trunk: Model, rank: int) -> Model:
 
     def init(key):
         params = trunk.init(key)
-        chosen = {name: leaf for name, leaf in tree.paths(params).items() if is_adapted(name, leaf)}
-        return {"trunk": params, "low_rank": tree.nest({name: fresh(tree.fold(key, name), leaf.shape) for name, leaf in chosen.items()})}
+        leaves = tree.paths(params)
+        added = {name: fresh(tree.fold(key, name), leaf.shape) for name, leaf in leaves.items() if is_adapted(name, leaf)}
+        added |= {name: {"whole": jnp.zeros(leaf.shape)} for name, leaf in leaves.items() if name.startswith(WHOLE)}
+        return {"trunk": params, "low_rank": tree.nest(added)}
 
     def fresh(key, shape):
         layers, inside, outside = shape
         a = jax.random.normal(key, (layers, inside, rank)) / math.sqrt(inside)
         return {"a": a, "b": jnp.zeros((layers, rank, outside))}
 
-    def held(params):
-        return jax.lax.stop_gradient(params["trunk"])
+    def summed(params):
+        return merged(params | {"trunk": jax.lax.stop_gradient(params["trunk"])})
 
     def embed(params, x, t, s, cond):
-        return trunk.embed(held(params), x, t, s, cond)
+        return trunk.embed(summed(params), x, t, s, cond)
 
     def blocks(params, h, lo, hi, capture=None):
-        return trunk.blocks(merged(params | {"trunk": held(params)}), h, lo, hi, capture)
+        return trunk.blocks(summed(params), h, lo, hi, capture)
 
     def head(params, h):
-        return trunk.head(held(params), h)
+        return trunk.head(summed(params), h)
 
     return compose(trunk._replace(init=init, embed=embed, blocks=blocks, head=head))
 
@@ -59,6 +65,8 @@ def merged(params):
     added = tree.paths(params["low_rank"])
 
     def one(name, leaf):
+        if f"{name}/whole" in added:
+            return leaf + added[f"{name}/whole"].astype(leaf.dtype)
         if f"{name}/a" not in added:
             return leaf
         return leaf + jnp.matmul(added[f"{name}/a"], added[f"{name}/b"], precision="highest").astype(leaf.dtype)

@@ -63,8 +63,8 @@ def discriminator(
         against = mean(jax.nn.relu(1.0 + fake))
         if misaligned:
             other = logits("other", jnp.roll(batch["x0"], 1, axis=0))
-            asked = jnp.where(batch["dropped"], 0.0, 1.0)  # any picture may stand without a prompt
-            against = (against + asked * mean(jax.nn.relu(1.0 + other))) / 2
+            without = batch["dropped"]  # there any picture may stand: no third term, and the second has the weight of both
+            against = jnp.where(without, against, (against + mean(jax.nn.relu(1.0 + other))) / 2)
         loss = (mean(jax.nn.relu(1.0 - real)) + against) / 2
         return loss, {"t": t, "real": mean(real), "fake": mean(fake)}, {"discriminator": {**state, "norms": norms}}
 
