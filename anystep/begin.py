@@ -8,7 +8,7 @@ import jax
 from anystep import logs, teachers, tree, weights
 from anystep import mesh as meshes
 from anystep.config import completed, flatten, from_dict
-from anystep.config.rules import shares
+from anystep.config.objective_rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
 from anystep.models import frozen_text, load

@@ -1,4 +1,4 @@
-"""What a config may say and how a command line becomes one. Import order inside: fields, since, rules.
+"""What a config may say and how a command line becomes one. Import order inside: fields, since, objective_rules, rules.
 
 A config file defines `get_config()` with every field of the table in `fields` and no other: there are no defaults elsewhere.
 A refusal is a UserError of one line with the field, its value and what is allowed, and comes before jax is imported.
@@ -13,7 +13,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from anystep.config.fields import DATA, FIELDS, allowed, fit, parse
-from anystep.config.rules import RULES, refuse
+from anystep.config.objective_rules import refuse
+from anystep.config.rules import RULES
 from anystep.config.since import SINCE
 from anystep.errors import UserError
 
