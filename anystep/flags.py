@@ -16,6 +16,7 @@ from anystep.files import is_remote
 SAMPLERS, ASKS = ("euler", "heun", "dpm", "restart", "ddim", "ddim_ratio"), ("next", "now", "zero", "half")
 LISTS = {"sprint": (1, 2, 4), "sprint_released": (), "sprint_ablations": (2,)}  # of times.PUBLISHED: numbers of steps, () for all
 STEERING = ("fast", "faithful", "amortised", "best", "flips")
+MODEL = "nine_shapes"  # the packaged model that draws where none is named
 MOST_STEPS, MOST_COLUMNS, MOST_SEED, MOST_SCALE, MOST_SIDE = 1000, 16, 2**31 - 1, 100.0, 8192
 
 

@@ -23,6 +23,8 @@ from anystep.times import grid, time_law
 from anystep.types import Codec, Drawing, Model, Text
 from anystep.weights import encoders, pipelines
 
+PACKAGED = epath.Path(__file__).parent / "pretrained"
+
 
 class Pipeline(NamedTuple):
     """A network, its prompt encoder and how both are drawn from; `draw` is compiled once for each number of steps and size.
@@ -93,8 +95,8 @@ def told_by(config):
 
 def load(name, step=None, dtype=None, text=None, split=False) -> tuple[Pipeline, dict]:
     """(model, params) of a model FOLDER (config.json + weights.safetensors), of a work directory (the averaged weights of its newest
-    checkpoint, or of the one at `step`; what a low rank added is inside its kernels), or of a folder with the parts of a pipeline
-    (model_index.json), a peer's or imported.
+    checkpoint, or of the one at `step`; what a low rank added is inside its kernels), of a folder with the parts of a pipeline
+    (model_index.json), a peer's or imported, or of a packaged model, by its name.
 
     `dtype` "float32" | "bfloat16": of a pipeline's activations. text: for a model that learned from a store, the folder of the text encoder
     that the store was made with (or of its pipeline); without it the prompts of the store are all that can be drawn. split: a pipeline's
@@ -185,13 +187,20 @@ def over_devices(abstract):
     return meshes.shard_rule(abstract, mesh)[0]
 
 
+def packaged():
+    """{name: folder} of the models that come with the package."""
+    return {folder.name: folder for folder in sorted(PACKAGED.iterdir()) if (folder / weights.WEIGHTS).exists()}
+
+
 def folder_of(name):
-    """The folder of a model, or UserError."""
+    """The folder of a model, that of a packaged one by its name where there is no such folder, or UserError."""
     folder = epath.Path(name)
-    if not (folder / weights.CONFIG).exists() and not (folder / weights.PIPELINE).exists():
-        kinds = "a model folder (config.json + weights.safetensors), a work directory or a pipeline (model_index.json)"
-        raise UserError(f"model {str(name)!r}: is none of {kinds}")
-    return folder
+    if (folder / weights.CONFIG).exists() or (folder / weights.PIPELINE).exists():
+        return folder
+    if str(name) in packaged():
+        return packaged()[str(name)]
+    kinds = "a model folder (config.json + weights.safetensors), a work directory or a pipeline (model_index.json)"
+    raise UserError(f"model {str(name)!r}: is none of {kinds}, nor packaged ({', '.join(packaged())})")
 
 
 def abstract_params(model: Pipeline, roles):

@@ -21,7 +21,8 @@ PAGE = 2**28  # pixels of a grid
 def parse(argv):
     """The checked flags; `prompts` is the list of prompts."""
     parser = flags.Parser(prog="anystep sample", description="Draw prompts at several step counts from the same noise, into one picture.")
-    parser.add_argument("--model", required=True, help="folder of a saved model or of a pipeline, or work directory of a run")
+    said = "folder of a saved model or of a pipeline, work directory of a run, or name of a packaged model"
+    parser.add_argument("--model", default=flags.MODEL, help=f"{said} (default: {flags.MODEL}, coloured shapes)")
     parser.add_argument("--prompt", action="append", default=[], help="what to draw; may be given several times")
     parser.add_argument("--prompts", default="", help="file with one prompt a line, or GenEval metadata (.jsonl)")
     flags.add_drawing(parser)

@@ -10,7 +10,7 @@ from anystep import config as configs
 from anystep import stores, tree, weights
 
 NAMES = sorted(configs.packaged())
-ALIKE = ("shapes64", "steer_shapes", "sprint_teacher_shapes", "sana_sprint_1600m")  # another's network or objectives at another size
+ALIKE = ("nine_shapes", "shapes64", "steer_shapes", "sprint_teacher_shapes", "sana_sprint_1600m")  # as another is, at another size
 STORES = ("store", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
 CONTROLLED = ("sprint_control_shapes",)
 TAUGHT = (*CONTROLLED, "sprint_shapes", "sana_sprint_600m", "sana_sprint_1600m", "sprint_flux")
