@@ -7,7 +7,7 @@ import pytest
 import toys
 from steered import model_in
 
-from anystep import positions, shapes, tree
+from anystep import positions, sampling, shapes, times, tree
 from anystep.errors import UserError
 from anystep.nets import relation
 from anystep.relations import read
@@ -230,6 +230,28 @@ def test_examples_of_drawings(model):
         examples.on_policy(
             task._replace(data=sources.ShapesData(World(), 0, (16, 16), lambda picture, names: {})), "dev", 20, lens, (1,), (1,)
         )
+
+
+def test_times_are_those_that_the_network_is_told(model):
+    """A pipeline that knows whole steps alone walks by exact times: of 0.999667 and 0.749625 (a shift of 3) it is told 0.999 and 0.749, in
+    training as in use, so that each step has its own row of the time embedding."""
+    grid, lens = np.asarray(times.grid(2, 3.0, first=0.999)), maps.Lens((0,), side=4)
+    assert grid[:2] == pytest.approx([0.999667, 0.749625], abs=1e-6)
+    found = model[0]._replace(drawing=model[0].drawing._replace(whole=1000))
+    data = sources.ShapesData(World(), 0, (16, 16), lambda picture, names: {names[0]: (0, 0, 1, 1), names[1]: tuple(picture[0, 0])})
+
+    def sample(texts, steps, steer, first):
+        boxes = np.where((np.arange(len(texts)) % 2 == 0)[:, None], (5, 0, 6, 1), (0, 5, 1, 6))  # left of it, or above it
+        return boxes[:, None, None], {"maps": np.zeros((steer.program.first, len(texts), 2, 1, 4, 4))}
+
+    task = examples.Task(found, model[1], (16, 16, 3), lambda steps: grid, sample, 0, data)
+    drawn = examples.on_policy(task, "train", 8, lens, (2,), (2,))
+    assert drawn.t == pytest.approx([0.999, 0.749] * 8, abs=1e-6)
+    made = classifier.fresh("faithful", lens, 1, drawn.t)
+    used = sampling.whole_step(1000, jnp.asarray(grid[:2]))
+    assert relation.row_of(used, made.options.clock, made.options.trained).tolist() == [0, 1]
+    assert examples.noised(task, "train", 4, lens, ("true",), (0.7505,)).t == pytest.approx(0.75)
+    assert examples.on_clock(model[0], grid) is grid
 
 
 def test_labels_are_the_verdicts_of_the_benchmark():

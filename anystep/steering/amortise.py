@@ -14,11 +14,11 @@ from anystep import tree
 from anystep.arrays import mean_square, norm
 from anystep.errors import UserError
 from anystep.nets import correction
-from anystep.path import from_flow_time
+from anystep.path import from_flow_time, to_flow_time
 from anystep.sampling import asked_by
 from anystep.steering.at import At, Walk
 from anystep.steering.classifier import Reader
-from anystep.steering.examples import Task, conditioned, length_of
+from anystep.steering.examples import Task, conditioned, length_of, on_clock
 from anystep.steering.fit import CHECKS, rate_of
 from anystep.steering.method import Method
 from anystep.steering.prompts import Asked, arrays
@@ -88,9 +88,10 @@ def amortised(task: Task, reader: Reader, params, steps, penalty, counts, prompt
     one = model.text.tokenize([""])
     features = jax.eval_shape(model.text.encode, task.params["text"], one)["features"]
     reader = reader._replace(corrects=correction.Options(shape, features.shape[-1], patch_of(shape)))
-    times = from_flow_time(model.net.path, jnp.asarray(task.times(counts[0]), jnp.float32))
-    ask = asked_by(model.drawing.sampler, model.net, model.drawing.ask)
-    t, s = float(times[0]), float(ask(times[:1], times[1:2])[0])
+    path, ask = model.net.path, asked_by(model.drawing.sampler, model.net, model.drawing.ask)
+    times = from_flow_time(path, jnp.asarray(task.times(counts[0]), jnp.float32))
+    now = to_flow_time(path, jnp.append(times[:1], ask(times[:1], times[1:2])))
+    t, s = (float(time) for time in from_flow_time(path, on_clock(model, now)))
     start = float(model.drawing.ends(jnp.asarray(task.times(counts[0]), jnp.float32))[0])
 
     def walk_of(held, data):

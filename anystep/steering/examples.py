@@ -21,7 +21,7 @@ from anystep import tree
 from anystep.arrays import channels
 from anystep.errors import UserError
 from anystep.path import from_flow_time, interpolate, to_flow_time
-from anystep.sampling import asked_by
+from anystep.sampling import asked_by, whole_step
 from anystep.steering.maps import Lens, channels_of, look
 from anystep.steering.program import Recorder, Steering
 from anystep.steering.prompts import arrays
@@ -47,8 +47,8 @@ class Task(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """maps [N, 2, C, S, S] float16, labels [N, 5] in {0, 1}, words [N] (-1: none), flow times t [N], numbers of steps [N] (0: noised)
-    and of scenes [N]."""
+    """maps [N, 2, C, S, S] float16, labels [N, 5] in {0, 1}, words [N] (-1: none), flow times t [N] as the network was told them, numbers
+    of steps [N] (0: noised) and of scenes [N]."""
 
     maps: np.ndarray
     labels: np.ndarray
@@ -82,7 +82,7 @@ def on_policy(task: Task, split, n, lens: Lens, counts, firsts) -> Examples:
     turns = by_turns(rows, len(counts))
     for number, (steps, first) in enumerate(zip(counts, firsts, strict=True)):
         some = [row for row, turn in zip(rows, turns, strict=True) if turn == number]
-        times = np.asarray(task.times(steps), np.float32)[: min(first, steps)]
+        times = on_clock(task.model, np.asarray(task.times(steps), np.float32)[: min(first, steps)])
         for begin in range(0, len(some), EARLY):
             part = some[begin : begin + EARLY]
             found.append(drawn(task, part, steps, times, lens, start))
@@ -128,13 +128,13 @@ def noised(task: Task, split, n, lens: Lens, kinds, at) -> Examples:
     rows = task.data.rows(split, n, kinds)
     meant, labels = understood(model.text, rows), task.data.labels(rows)
     ask = asked_by(model.drawing.sampler, net, model.drawing.ask)
-    t = np.array(at, np.float32)[by_turns(rows, len(at))]
-    s = np.array([flow_time_asked(ask, path, time) for time in at], np.float32)[by_turns(rows, len(at))]
+    times = np.array([(t, on_clock(model, t), on_clock(model, flow_time_asked(ask, path, t))) for t in at], np.float32)
+    level, t, s = times[by_turns(rows, len(at))].T
 
     @jax.jit
-    def seen(params, tokens, asked, x0, t, s, keys):
+    def seen(params, tokens, asked, x0, level, t, s, keys):
         cond = conditioned(model, params, tokens)
-        x = interpolate(path, x0, tree.normal(keys, x0.shape[1:]), from_flow_time(path, t))
+        x = interpolate(path, x0, tree.normal(keys, x0.shape[1:]), from_flow_time(path, level))
         return look(net, params["net"], x, from_flow_time(path, t), from_flow_time(path, s), cond, asked, lens)[0].astype(jnp.float16)
 
     encode, out, batch = jax.jit(codec.encode) if codec else None, [], model.drawing.batch
@@ -146,7 +146,7 @@ def noised(task: Task, split, n, lens: Lens, kinds, at) -> Examples:
         tokens = model.text.tokenize([rows[i].prompt for i in index])
         asked = arrays([meant[i] for i in index], length_of(model, params, tokens), 1).tokens
         keys = tree.sample_keys(jax.random.key(task.seed), "noised", 0, jnp.asarray(FIRST[split] + index))
-        out.append(np.asarray(seen(params, tokens, asked, x0, t[index], s[index], keys))[: len(rows) - first])
+        out.append(np.asarray(seen(params, tokens, asked, x0, level[index], t[index], s[index], keys))[: len(rows) - first])
     words, scenes = (np.array([getattr(row, name) for row in rows]) for name in ("word", "number"))
     return Examples(np.concatenate(out), labels, words, t, np.zeros(len(rows), int), scenes)
 
@@ -160,6 +160,12 @@ def conditioned(model, params, tokens):
 
 def length_of(model, params, tokens):
     return jax.eval_shape(model.text.encode, params["text"], tokens)["features"].shape[1]
+
+
+def on_clock(model, t):
+    """Flow times as the network is told them where it is steered: some know whole steps alone, and walk by exact ones."""
+    whole, path = model.drawing.whole, model.net.path
+    return np.asarray(to_flow_time(path, whole_step(whole, from_flow_time(path, jnp.asarray(t, jnp.float32))))) if whole else t
 
 
 def flow_time_asked(ask, path, t):
