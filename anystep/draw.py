@@ -86,7 +86,8 @@ def draw(
     walker = walker if data is None else started_from(walker, net.path, data)
     if steer_told is not None:
         clock = functools.partial(whole_step, whole) if whole else lambda t: t
-        walker = steer(walker, Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known, ends[0]), steer_told)
+        walk = Walk(net, params["net"], cond, asked_by(sampler, net, ask), clock, around, known, ends[0], len(flow_times) - 1)
+        walker = steer(walker, walk, steer_told)
     elif steer is not None:
         walker = steer(walker)
     pairs = jax.vmap(jax.random.split)(keys)

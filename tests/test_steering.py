@@ -311,6 +311,21 @@ def test_without_strength_no_bit_moves(model, name):
 
 
 @pytest.mark.slow
+def test_the_published_method_steers_as_many_steps_as_published(model):
+    """The first of up to four, half of more, wherever it is asked for; and notes know of them."""
+    made, params = reader_of(model[0])
+    steer = Steering(Program(made, METHODS["faithful"]._replace(iterations=1)), params, times=(0.8, 1.0))
+    for steps, steered in ((4, 1), (7, 3)):
+        looks = api.sample_and_say(*model, TEXTS[:1], steps=steps, steer=steer)[1]["steering"]["looks"]
+        assert (looks[:, 0] > 0).tolist() == [True] * steered + [False] * (steps - steered)
+    grid = [1.0, 0.9, 0.8, 0.7, 0.4, 0.0]
+    assert (
+        steer.strange(grid) == []
+        and "0.7 to 1, the classifier learned from 0.8 to 1" in steer.strange([*grid[:4], 0.5, 0.4, 0.3, 0.2, 0])[0]
+    )
+
+
+@pytest.mark.slow
 def test_only_what_is_read_is_run():
     """The gradient through the first layers alone is that through the whole network, and `finish` ends as `velocity` does."""
     net = toys.tiny_sana()

@@ -25,7 +25,6 @@ from anystep.steering.at import At, Walk
 from anystep.steering.descend import groups_of
 from anystep.steering.examples import FIRST
 from anystep.steering.maps import look
-from anystep.steering.method import published_steps
 from anystep.subjects import subject
 
 TUNED = {"fast": (0.05, 0.1, 0.2, 0.4), "faithful": (1.25, 5.0, 20.0, 80.0)}  # steps that are tried; raw ones go with a network's gradients
@@ -73,9 +72,8 @@ def cases(model, params, methods, classifiers, steps):
         out.append(Case("none", "", count))
         for text, (name, settings) in methods.items():
             for label, folder in classifiers.items() if name != "none" else ():
-                published = {"steps": published_steps(count)} if name == "faithful" else {}
                 try:
-                    steer = steering.load(folder, model, name, net=params["net"], **(published | settings))
+                    steer = steering.load(folder, model, name, net=params["net"], **settings)
                 except UserError as error:
                     if "corrects noises" in str(error):
                         continue  # this classifier has no such part
@@ -224,4 +222,6 @@ def digest(case) -> str:
     """Of all of a case that changes its pictures but the model, the prompts and the noise."""
     if case.steer is None:
         return ""
-    return f"{case.steer.program!r} {case.steer.strength} {tree.crc32(case.steer.params):08x}"
+    program = case.steer.program
+    program = program._replace(method=program.method.over(case.steps))
+    return f"{program!r} {case.steer.strength} {tree.crc32(case.steer.params):08x}"

@@ -3,10 +3,10 @@
     anystep bench steer --model MODEL --classifier FOLDER --rows ROWS.jsonl [--classifier "noised=FOLDER" ...] [--steps 1,2,4,32]
                         [--methods none,best,flips,faithful,fast,amortised,fast:iterations=8:until=0.8] [--relations 2] [--out FILE.json]
 
-A method is a name with settings behind colons; "faithful" is steered at the first of up to four steps and at half of more, as published.
-Several classifiers, named, are compared by the same table: what they learned from, their layers. The size of a step that is not told is the
-best of a few on `--tune` prompts of dev, which are no others' here, for each method, classifier and number of steps. The verdict on each
-picture and the costs are kept in ROWS, one line each, and nothing that stands there is drawn again.
+A method is a name with settings behind colons. Several classifiers, named, are compared by the same table: what they learned from, their
+layers. The size of a step that is not told is the best of a few on `--tune` prompts of dev, which are no others' here, for each method,
+classifier and number of steps. The verdict on each picture and the costs are kept in ROWS, one line each, and nothing that stands there is
+drawn again.
 
 All prompts are of the tag position: those of other tags name no relation and are drawn by the sampler as it is. What a steered picture must
 not lose are its objects, colours and their number, beside the unsteered picture of the same noise; "worst" is the largest loss of the three

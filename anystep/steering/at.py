@@ -23,7 +23,7 @@ from anystep.types import Capture, Model
 class Walk(NamedTuple):
     """What of a drawing a steerer must know: the network with weights and condition, what the sampler asks at (t, t_next), the times that
     the network is told, and `around`: Velocity -> Velocity, the guidance; reuse: it asks for the velocity at its own (x, t, s) alone;
-    start: the first x is start sigma(t) noise."""
+    start: the first x is start sigma(t) noise; count: of the sampler's steps."""
 
     net: Model
     params: Any
@@ -33,6 +33,7 @@ class Walk(NamedTuple):
     around: Callable
     reuse: bool = True
     start: Any = 1.0
+    count: int = 1
 
 
 class At(NamedTuple):

@@ -1,6 +1,7 @@
 """How to steer: the settings of every method, which compose.
 
-    faithful    16 raw gradient steps as published, stopped at a cross-entropy of 1e-5 to 7e-5
+    faithful    16 raw gradient steps as published, stopped at a cross-entropy of 1e-5 to 7e-5, at the first of up to four steps of the
+                sampler and at half of more
     fast        asks first, moves only who is below a calibrated probability, by shares of the noise's length; the network runs to the last
                 layer that is read, and the sampler goes on from there
     amortised   one pass of a small network says how to move the first noise (`nets.correction`)
@@ -19,8 +20,8 @@ from anystep.errors import UserError
 
 class Method(NamedTuple):
     """iterations: gradient steps at most; step: their size; until: the probability (of every relation) to stop at, by number of the
-    sampler's step, the last for all later ones; steps: of the sampler that are steered; candidates: noises to choose from; groups: in how
-    many a batch goes on, so that who is done is not run again (1: whole, until the last one is done)."""
+    sampler's step, the last for all later ones; steps: of the sampler that are steered, 0 for as many as published; candidates: noises to
+    choose from; groups: in how many a batch goes on, so that who is done is not run again (1: whole, until the last one is done)."""
 
     iterations: int = 4
     step: float = 0.1
@@ -37,13 +38,15 @@ class Method(NamedTuple):
     groups: int = 4
     measure: bool = False  # look once more, so that the probability before a correction is known too
 
+    def over(self, count):
+        """The method on a walk of `count` steps, with a number of steered ones that is told."""
+        return self._replace(steps=self.steps or published_steps(count))
 
-LEAST = {"iterations": 0, "steps": 1, "candidates": 1, "groups": 1}
+
+LEAST = {"iterations": 0, "steps": 0, "candidates": 1, "groups": 1}
 METHODS = {
     "fast": Method(),
-    "faithful": Method(
-        16, 5.0, normalised=False, until=(1 - 1e-5, 1 - 3e-5, 1 - 5e-5, 1 - 7e-5), shell=False, order="alternate", calibrated=False
-    ),
+    "faithful": Method(16, 5.0, False, (1 - 1e-5, 1 - 3e-5, 1 - 5e-5, 1 - 7e-5), steps=0, shell=False, order="alternate", calibrated=False),
     "amortised": Method(0, amortised=True),
     "best": Method(0, candidates=4),
     "flips": Method(0, symmetries=True),
@@ -68,10 +71,7 @@ def method_of(name, settings, corrects=True) -> Method:
     m = METHODS[name]._replace(**settings)
     truth = [field for field, value in Method()._asdict().items() if isinstance(value, bool)]
     for field, good, allowed in (
-        *(
-            (field, whole(getattr(m, field), low), f"{low} to 1000")
-            for field, low in (("iterations", 0), ("steps", 1), ("candidates", 1), ("groups", 1))
-        ),
+        *((field, whole(getattr(m, field), low), f"{low} to 1000") for field, low in LEAST.items()),
         ("step", real(m.step) and 0 < m.step < math.inf, "a number above 0"),
         ("until", m.until and all(real(p) and 0 < p < 1 for p in m.until), "one number or more above 0 and below 1"),
         ("momentum", real(m.momentum) and 0 <= m.momentum < 1, "0 to below 1"),

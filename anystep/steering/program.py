@@ -28,7 +28,7 @@ class Program(NamedTuple):
 
     def __call__(self, sampler: Sampler, walk: Walk, told) -> Sampler:
         """told: see `At`."""
-        asked, strength, m = told["asked"], told["strength"], self.method
+        asked, strength, m = told["asked"], told["strength"], self.method.over(walk.count)
 
         def init(key, noise, t):
             state = sampler.init(key, noise, t)
@@ -100,7 +100,8 @@ class Steering(NamedTuple):
         """A line where steered steps of a walk over flow times [N + 1] lie outside of what the classifier has learned from."""
         if not self.times:
             return []
-        steered = np.asarray(times)[:-1][: self.program.method.steps]
+        walked = np.asarray(times)[:-1]
+        steered = walked[: self.program.method.over(len(walked)).steps]
         if min(self.times) - 1e-3 <= steered.min() and steered.max() <= max(self.times) + 1e-3:
             return []
         seen = f"{min(self.times):.3g} to {max(self.times):.3g}"
