@@ -10,6 +10,7 @@ import toys
 from steered import model_in, reader_of
 
 from anystep import api, sampling
+from anystep.bench import _steer_costs as costs
 from anystep.errors import UserError
 from anystep.nets import correction, relation
 from anystep.path import LINEAR, compose
@@ -151,14 +152,15 @@ def test_who_is_done_keeps_every_bit(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fast", "best", "flips"])
 def test_groups_change_what_is_run_and_nothing_else(name):
-    """Rows that are looked at, counted as they run: all once, then two at a time as long as somebody moves."""
-    net, passes = counted(rows=True)
+    """Rows that are looked at and gone back through, counted as they run: all once, then two at a time as long as somebody moves. The
+    benchmark's sum is the same."""
+    net, passes, back = counted(rows=True)
     known = np.ones((ROWS, 1), bool)
     known[3] = False
     method, what = METHODS[name]._replace(step=0.1, until=(0.8,)), asked(known=known)
     whole, told_whole = walk(method._replace(groups=1), what, net=net)
     jax.effects_barrier()
-    passes.clear()
+    passes.clear(), back.clear()
     x, info = walk(method, what, net=net)
     jax.effects_barrier()
     np.testing.assert_allclose(x, whole, atol=1e-6)
@@ -167,6 +169,8 @@ def test_groups_change_what_is_run_and_nothing_else(name):
     looks, moves = (np.asarray(info[part][0]) for part in ("looks", "iterations"))
     rounds = [((looks > n) & ((moves > 0) | (n > 0))).sum() for n in range(looks.max())]
     assert sum(passes) - 2 * ROWS == ROWS + sum(-(-left // 2) * 2 for left in rounds)  # the rest finish the two steps
+    ran = costs.in_batches(looks[None], moves[None], ROWS, method.groups)
+    assert ran == ((sum(passes) - 2 * ROWS) / ROWS, sum(back) / ROWS, looks.sum() / ROWS) and (sum(back) > 0) == (name == "fast")
 
 
 @pytest.mark.parametrize("order", ["hardest", pytest.param("alternate", marks=pytest.mark.slow)])
@@ -195,15 +199,26 @@ def test_the_likeliest_noise_is_taken():
 
 
 def counted(rows=False):
-    """`STILL`, and a list to which each pass through some of its two blocks adds their number, or that of the rows, as it runs."""
-    passes = []
+    """`STILL`, and two lists to which each pass through some of its two blocks, there and back, adds their number, or that of the rows, as
+    it runs."""
+    passes, back = [], []
+
+    @jax.custom_vjp
+    def seen(x):
+        return x
+
+    def returned(_, gradient):
+        jax.debug.callback(lambda: back.append(len(gradient)))
+        return (gradient,)
+
+    seen.defvjp(lambda x: (x, None), returned)
 
     def blocks(params, h, lo, hi, capture=None):
         jax.debug.callback(lambda: passes.append(len(h["x"]) if rows else hi - lo))
-        return STILL.blocks(params, h, lo, hi, capture)
+        return STILL.blocks(params, h | {"x": seen(h["x"])}, lo, hi, capture)
 
     net = STILL._replace(blocks=blocks)
-    return compose(net._replace(velocity=None)), passes
+    return compose(net._replace(velocity=None)), passes, back
 
 
 COSTS = {  # method -> (moves, looks, what is looked at or finished at the first step); of a look one block runs, the second step runs two
@@ -223,7 +238,7 @@ CORRECTS = correction.Options((SIDE, SIDE, 3), 1, patch=3, width=8, depth=1, hea
 @pytest.mark.parametrize("name", [name if name in ("fast", "best") else pytest.param(name, marks=pytest.mark.slow) for name in COSTS])
 def test_what_a_method_costs(name):
     method, moves, looks = COSTS[name]
-    net, passes = counted()
+    net, passes, _ = counted()
     here = Walk(net, {}, {"features": jnp.zeros((1, 3, 1))}, sampling.asked_by("euler", net), lambda t: t, lambda velocity: velocity)
     params = {"temperature": jnp.float32(1.0), "correction": correction.build(CORRECTS).init(jax.random.key(0))}
     what = told(asked(WORD[:1, None])) | {"params": params}

@@ -10,10 +10,17 @@ drawn again.
 
 All prompts are of the tag position: those of other tags name no relation and are drawn by the sampler as it is. What a steered picture must
 not lose are its objects, colours and their number, beside the unsteered picture of the same noise; "worst" is the largest loss of the three
-in its standard errors. Of each prompt evaluations and FLOPs are counted as if it were alone (`bench._steer`). A batch goes on in groups as
-long as somebody in them moves: its seconds show what that costs, and "waits" how many more looks it takes than its samples would alone.
-Memory is what the compiler plans beside its arguments. ECE before is of the probability that the gate sees, beside what is drawn unsteered;
-after, of the probability that the steering ends with, beside what it has drawn.
+in its standard errors. Of each prompt evaluations and FLOPs are counted as if it were alone (`bench._steer_costs`). A batch goes on in
+groups as long as somebody in them moves: columns with a batch size count what its samples pay for each other, too, and "waits" says how
+many more looks that is than they would take alone. Memory is what the compiler plans beside its arguments. ECE before is of the probability
+that the gate sees, beside what is drawn unsteered; after, of the probability that the steering ends with, beside what it has drawn.
+
+Two claims stand below the table, with differences that are paired by prompt: that a method keeps 90 % of the gain of `faithful` at the same
+steps and by the same classifier, and that it closes half of the gap between position and two objects among the unsteered pictures,
+
+    d = p(method) - 0.1 p(none) - 0.9 p(faithful),        d = p(method) - (p(none) + objects(none)) / 2
+
+Each "holds" where d is above zero by two standard errors, and "does not" where it is below by as many.
 
 A sampler that draws new noise at every step, as restart does, forgets the first one, and with it a steering of the first step alone: many
 steps want --sampler euler --ask now, here and for the drawings that the classifier learns from, or more steered steps.
@@ -26,14 +33,13 @@ from pathlib import Path
 
 import numpy as np
 
-from anystep import compare, flags, logs, tree
+from anystep import flags, logs, tree
 from anystep.bench import _record as record
 from anystep.bench import _steer as work
+from anystep.bench import _steer_costs as costs
+from anystep.bench import _steer_table as tables
 from anystep.errors import UserError, run_main
-from anystep.steering.measures import expected_calibration_error
 
-FIELDS = ("position", "objects", "colors", "count", "correct", "joint")
-KEPT = ("objects", "colors", "count")  # what steering must not lose
 METHODS = "none,best,flips,faithful,fast,amortised"
 
 
@@ -75,14 +81,16 @@ def main(argv):
     kept = Rows(args, what, model, params)
     for case in cases:
         if kept.drawn(case) is None:
-            kept.add(writer, work.draw(case, model, params, what, args.seed, FIELDS), "drawn", case)
+            kept.add(writer, work.draw(case, model, params, what, args.seed, tables.FIELDS), "drawn", case)
+    prompts = [row["prompt"] for row in what.metadata]
     for batch in args.batches if args.timed else ():
         missing = [case for case in cases if kept.cost(case, batch) is None]
-        for case, found in work.costs(missing, cases, model, params, what, args.seed, batch, args.timed):
+        for case, found in costs.measured(missing, cases, model, params, prompts, what.first, args.seed, batch, args.timed):
             kept.add(writer, found, "cost", case, batch)
-    rows = [summary(case, cases, kept, args.batches if args.timed else (), len(what.metadata)) for case in cases]
+    parts = costs.parts_of(cases, model, params, prompts)
+    rows = [tables.summary(case, part, cases, kept, args.batches) for case, part in zip(cases, parts, strict=True)]
     result = {"prompts": args.prompts, "relations": args.relations, "split": args.split, "seed": args.seed, "rows": rows}
-    print(table(rows))
+    print(tables.table(rows), *tables.said_claims(rows), sep="\n")
     if args.out:
         record.write(args.out, "anystep bench steer " + " ".join(argv), result)
 
@@ -92,9 +100,9 @@ def tuned(case, kept, writer, model, params, what, seed):
 
     def worth(trial):
         if kept.drawn(trial) is None:
-            kept.add(writer, work.draw(trial, model, params, what, seed, FIELDS), "drawn", trial)
+            kept.add(writer, work.draw(trial, model, params, what, seed, tables.FIELDS), "drawn", trial)
         row = kept.drawn(trial)
-        return row["position"].count("1"), -sum(row["looks"])
+        return row["position"].count("1"), -np.sum(row["looks"])
 
     return max(work.trials(case), key=worth, default=case)
 
@@ -136,7 +144,8 @@ class Rows:
         d = model.drawing
         self.asked = f"{asked:08x} {tree.crc32(params):08x} {d.sampler} {d.ask} {d.scale:g} {d.eta:g}"
         there = logs.read_rows(Path(args.rows)) if Path(args.rows).exists() else []
-        self.found = {row["key"]: {name: unpacked(value) for name, value in row.items()} for row in there if "key" in row}
+        found = {row["key"]: {name: unpacked(value) for name, value in row.items()} for row in there if "key" in row}
+        self.found = {key: row for key, row in ((key, by_steps(row)) for key, row in found.items()) if row}
 
     def key(self, kind, case, batch=0):
         return " | ".join(map(str, (self.asked, kind, case.method, case.steps, work.digest(case), batch)))
@@ -158,60 +167,12 @@ def unpacked(value):
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
 
 
-def summary(case, cases, kept, batches, prompts):
-    """One row of the table: shares with the standard errors of paired differences to the unsteered sampler, costs relative to it."""
-    base = next(other for other in cases if other.method == "none" and other.steps == case.steps)
-    mine, its = kept.drawn(case), kept.drawn(base)
-    out = {"method": case.method, "classifier": case.classifier, "steps": case.steps}
-    out["step"] = case.steer.program.method.step if case.steer and case.steer.program.method.iterations else None
-    for field in FIELDS:
-        a, b = (np.array(list(row[field]), int)[None] for row in (mine, its))
-        found = compare.difference(a, b, ["position"] * prompts)
-        out[field] = {"mean": found.mine, "difference": found.mean, "error": found.error}
-    for name in ("moves", "looks", "distance"):
-        out[name] = float(np.mean(mine[name])) if mine[name] else 0.0
-    for name, shown in (("before", its), ("after", mine)):
-        p = mine[name] if mine[name] and None not in mine[name] else None
-        out[name] = float(np.mean(p)) if p else None
-        out[f"ece_{name}"] = expected_calibration_error(p, np.array(list(shown["position"]), int)) if p else None
-    for name in ("evaluations", "flops"):
-        out |= {name: mine[name], f"{name}_ratio": mine[name] / its[name]}
-    out["backward"] = mine["backward"]
-    for batch in batches:
-        cost, plain = kept.cost(case, batch), kept.cost(base, batch)
-        out[f"batch_{batch}"] = {
-            "seconds": cost["seconds"],
-            "seconds_ratio": cost["ratio"],
-            "memory_ratio": cost["memory"] / plain["memory"] if plain["memory"] else None,
-            "waits": work.waiting(mine["looks"], mine["moves"], batch, case.steer.program.method.groups) if mine["looks"] else None,
-        }
-    return out
-
-
-def worst(row):
-    """The largest loss among what must not be lost, in standard errors."""
-    return min(row[field]["difference"] / row[field]["error"] if row[field]["error"] else 0.0 for field in KEPT)
-
-
-def table(rows):
-    batches = [name for name in rows[0] if name.startswith("batch_")]
-    heads = ["steps", "method", "step", "classifier", "position", "less none", *KEPT, "worst", "ECE before", "after", "moves"]
-    heads += ["evaluations", "FLOPs"] + [f"{word} {name[6:]}" for name in batches for word in ("seconds x", "waits", "memory x")]
-    lines = [heads]
-    for row in sorted(rows, key=lambda row: row["steps"]):
-        position = row["position"]
-        line = [str(row["steps"]), row["method"], cell(row["step"], "g"), row["classifier"], f"{position['mean']:.3f}"]
-        line += [f"{position['difference']:+.3f} ± {position['error']:.3f}", *(f"{row[field]['mean']:.3f}" for field in KEPT)]
-        line += [f"{worst(row):+.1f} se", cell(row["ece_before"]), cell(row["ece_after"]), f"{row['moves']:.2f}"]
-        line += [f"{row['evaluations_ratio']:.2f}", f"{row['flops_ratio']:.2f}"]
-        line += [cell(row[name][what]) for name in batches for what in ("seconds_ratio", "waits", "memory_ratio")]
-        lines.append(line)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def cell(value, form=".2f"):
-    return "" if value is None else format(value, form)
+def by_steps(row):
+    """A row with looks and moves of each steered step; rows were written with the sum of all, which of one step alone says as much. None
+    of more."""
+    if not row.get("looks") or isinstance(row["looks"][0], list):
+        return row
+    return row | {name: [row[name]] for name in ("looks", "moves")} if max(row["steered"]) == 1 else None
 
 
 if __name__ == "__main__":
