@@ -13,7 +13,7 @@ from anystep.nets import relation
 from anystep.relations import read
 from anystep.shapes import World
 from anystep.steering import classifier, examples, fit, maps, measures, sources, symmetry
-from anystep.steering.rows import scene_rows
+from anystep.steering.rows import picture_rows, scene_rows, understood
 
 pytestmark = pytest.mark.usefixtures("light_compilation")
 
@@ -183,6 +183,13 @@ def test_prompts_of_scenes_say_what_they_should():
     assert (labels[true, said[true]] == 1).all() and (labels[wrong, said[wrong]] == 0).all()
 
 
+def test_an_object_that_the_encoder_does_not_reach(model):
+    """The tiny encoder reads 14 tokens."""
+    entry = {"subject": "very big shiny red ring", "relation": "left", "object": "very big shiny red square with a very thin blue border"}
+    with pytest.raises(UserError, match="--data: the text encoder reads 14 tokens, .* as far as 'very big shiny red square with"):
+        understood(model[0].text, picture_rows([entry], 0))
+
+
 # Examples
 
 
@@ -226,6 +233,8 @@ def test_examples_of_drawings(model):
                 at += 1
     part, rest = examples.halves(found["train"])
     assert not set(part.scenes) & set(rest.scenes) and len(part.t) + len(rest.t) == 80 and min(len(part.t), len(rest.t)) > 15
+    with pytest.raises(UserError, match="--data: its 1 scenes of dev are too few to be halved"):
+        examples.halves(found["train"].where(found["train"].scenes == found["train"].scenes[0]))
     with pytest.raises(UserError, match="20 of 20 pictures show the relation 'none'; does the model draw"):
         examples.on_policy(
             task._replace(data=sources.ShapesData(World(), 0, (16, 16), lambda picture, names: {})), "dev", 20, lens, (1,), (1,)

@@ -66,8 +66,13 @@ def joined(parts) -> Examples:
 
 
 def halves(examples: Examples):
-    """(one half, the other) of the scenes, by a coin for each of their numbers."""
+    """(one half, the other) of the scenes, by a coin for each of their numbers. UserError where few scenes leave one without any."""
     heads = np.array([generator("halves", 0, scene).random() < 0.5 for scene in examples.scenes])
+    if heads.all() or not heads.any():
+        count = len(set(examples.scenes.tolist()))
+        raise UserError(
+            f"--data: its {count} scenes of dev are too few to be halved; a tenth of all is for dev, of 100 or more it is enough"
+        )
     return examples.where(~heads), examples.where(heads)
 
 

@@ -3,6 +3,8 @@ best on one half of dev, a temperature fitted to the prompt's words there; what 
 over classes, no symmetries, a plateau schedule.)
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,12 +21,17 @@ CHECKS = 20  # looks at dev in a training
 
 def logits_of(reader: Reader, params, examples: Examples, batch=256):
     """[N, classes] float32 on the host."""
-    found = jax.jit(lambda params, maps, t: reader.logits(params, maps.astype(jnp.float32), t)[:, 0])
-    out = []
+    found, out = reading(reader), []
     for first in range(0, len(examples.t), batch):
         rows = np.minimum(np.arange(first, first + batch), len(examples.t) - 1)
         out.append(np.asarray(found(params, examples.maps[rows], examples.t[rows]))[: len(examples.t) - first])
     return np.concatenate(out)
+
+
+@functools.lru_cache(8)
+def reading(reader):
+    """`reader.logits` of one relation, whose compilations are kept."""
+    return jax.jit(lambda params, maps, t: reader.logits(params, maps.astype(jnp.float32), t)[:, 0])
 
 
 def rate_of(lr, steps):

@@ -2,9 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from anystep import shapes
+from anystep.errors import UserError
 from anystep.shapes.caption import CONVERSE, PHRASES
 from anystep.steering.prompts import Understood
 from anystep.steering.symmetry import CLASSES, WORDS
@@ -82,10 +84,20 @@ def picture_rows(entries, seed, kinds=("true",)):
 
 
 def understood(text, rows) -> list[Understood]:
-    """The rows as `prompts.arrays` wants them, also those without a relation."""
+    """The rows as `prompts.arrays` wants them, also those without a relation. UserError where an object has no place among the features."""
 
     def one(row):
         places = tuple(tuple(text.place(row.prompt, span)) for span in row.spans)
+        for name, found in zip(row.names, places, strict=True):
+            if not found:
+                said = f"the text encoder reads {length_read(text)} tokens, which is not as far as {name!r} in {row.prompt[:80]!r}"
+                raise UserError(f"--data: {said}; allowed are shorter names")
         return Understood(row.prompt, (Word(CLASSES[row.word]),), (places,), ())  # -1 is the last class, none
 
     return [one(row) for row in rows]
+
+
+def length_read(text) -> int:
+    """How many features a prompt has, from shapes alone."""
+    made = jax.eval_shape(lambda: text.encode(text.init(jax.random.key(0)), text.tokenize([""])))
+    return made["features"].shape[1]
