@@ -83,6 +83,8 @@ def checked(
     for name, word, known in (("sampler", sampler, SAMPLERS), ("ask", ask, ASKS)):
         if word not in (None, *known):
             raise UserError(f"{name}: {word!r}, allowed {', '.join(known)}")
+    if steer is not None and not isinstance(steer, Steering) and not callable(steer):
+        raise UserError(f"steer: {steer!r}, allowed what anystep.steering.load(FOLDER, model) gives, a function Sampler -> Sampler or None")
     if image is not None and isinstance(steer, Steering):
         raise UserError("image: is for drawing without steer, which expects to begin with noise alone")
     d, shape = model.drawing, shape_of(model, size)

@@ -59,6 +59,8 @@ def parse(argv):
         raise UserError(
             f"--source {args.source}: what the model draws is labelled by --boxes FILE.py, or --source noised takes the pictures"
         )
+    if args.boxes and not (args.boxes.endswith(".py") and Path(args.boxes).is_file()):
+        raise UserError(f"--boxes {args.boxes!r}: must be a Python file that is there, its name ends in .py")
     if args.wrong and args.source == "policy":
         raise UserError(f"--wrong {args.wrong}: is for --source noised or both; what the model draws has no wrong word")
     if args.classifier and not args.amortise:
@@ -158,8 +160,6 @@ def boxes_of(path):
         return None
     import importlib.util
 
-    if not Path(path).is_file():
-        raise UserError(f"--boxes {path!r}: no such file")
     spec = importlib.util.spec_from_file_location("boxes", path)
     module = importlib.util.module_from_spec(spec)
     try:

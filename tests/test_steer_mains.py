@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -141,8 +142,9 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     steer.main([*arguments, "--out", str(tmp_path / "record.json")])
     table = capsys.readouterr().out.splitlines()
+    assert table.pop(0) == "amortised: left out for classifier 'a', which has no network that corrects noises (steer-train --amortise)"
     rows = json.loads((tmp_path / "record.json").read_text())["result"]["rows"]
-    assert [row["method"] for row in rows] == ["none", "fast:iterations=1:until=[0.999]"]  # nothing corrects noises here
+    assert [row["method"] for row in rows] == ["none", "fast:iterations=1:until=[0.999]"]
     assert rows[0]["evaluations_ratio"] == 1.0 and rows[1]["moves"] == 1.0 and rows[1]["looks"] == 2.0
     assert rows[1]["evaluations"] - rows[0]["evaluations"] == pytest.approx(2 * 0.5)  # a look more and a move, through one block of two
     assert rows[1]["flops_ratio"] == rows[1]["batch_1"]["flops_ratio"] > 1 and rows[1]["batch_1"]["waits"] == 1.0  # see test_steer_bench
@@ -154,7 +156,7 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
     assert len(drawn) == len(_steer.TUNED["fast"]) + 2 and rows[1]["step"] in _steer.TUNED["fast"]
     monkeypatch.setattr(_steer, "draw", None)  # nothing is drawn again
     steer.main(arguments)
-    assert capsys.readouterr().out.splitlines()[:5] == table[:5]
+    assert capsys.readouterr().out.splitlines()[1:6] == table[:5]
 
 
 # Mistakes, and parts
@@ -168,11 +170,41 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
         (["--classifier", "x"], "--classifier 'x': is for --amortise"),
         (["--wrong", "no"], "--wrong no: is for --source noised or both"),
         (["--kind", "heavy"], "argument --kind: invalid choice"),
+        (["--boxes", __file__ + ".txt"], r"--boxes '.*py.txt': must be a Python file that is there"),
+        (["--boxes", "README.md"], "--boxes 'README.md': must be a Python file that is there, its name ends in .py"),
     ],
 )
 def test_a_mistake_is_one_line(argv, said):
     with pytest.raises(UserError, match=said):
         steer_train.parse(["--model", "m", "--out", "o", *argv])
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--rows", "."], "--rows '.': is a folder, allowed is a file"),
+        (["--rows", "r", "--out", ".."], "--out '..': is a folder, allowed is a file"),
+        (["--rows", "r", "--classifier", "runs/a"], "--classifier 'runs/a': 'a' is the name of 'x' already; NAME=FOLDER gives another"),
+    ],
+)
+def test_a_mistake_in_the_table_is_one_line(argv, said):
+    with pytest.raises(UserError, match=said):
+        steer.main(["--model", "m", "--classifier", "a=x", *argv])
+
+
+def test_what_is_no_steering(own):
+    with pytest.raises(UserError, match=r"steer: 'runs/classifier', allowed what anystep.steering.load\(FOLDER, model\) gives, a function"):
+        api.sample(*api.load(own), ["a ring"], steps=1, steer="runs/classifier")
+
+
+def test_costs_are_of_one_machine(monkeypatch):
+    """Pictures are the same anywhere, seconds are not."""
+    kept, case = steer.Rows.__new__(steer.Rows), _steer.Case("none", "", 1)
+    kept.asked, kept.found = "asked", {}
+    kept.found = {kept.key("drawn", case): {"position": "01"}, kept.key("cost", case, 1): {"seconds": 1.0}}
+    assert kept.drawn(case) and kept.cost(case, 1)
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="another")])
+    assert kept.drawn(case) and kept.cost(case, 1) is None
 
 
 def test_layers_that_are_not_there(own):

@@ -103,6 +103,8 @@ REFUSED = {
     "nothing": (lambda c: c, {"until": ()}, r"until: \(\), allowed one number or more"),
     "word": (lambda c: c, {"until": "x"}, r"until: \('x',\), allowed one number or more"),
     "big": (lambda c: c, {"step": "big"}, "step: 'big', allowed a number above 0"),
+    "strength": (lambda c: c, {"strength": float("nan")}, "strength: nan, allowed a finite number"),
+    "strength in words": (lambda c: c, {"strength": "big"}, "strength: 'big', allowed a finite number"),
     "corrects": (lambda c: c, {"method": "amortised"}, "has no network that corrects noises"),
 }
 

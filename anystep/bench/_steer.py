@@ -9,6 +9,7 @@ from anystep import api, shapes, steering, tree
 from anystep.errors import UserError
 from anystep.steering import sources
 from anystep.steering.examples import FIRST
+from anystep.steering.method import method_of
 from anystep.subjects import subject
 
 TUNED = {"fast": (0.05, 0.1, 0.2, 0.4), "faithful": (1.25, 5.0, 20.0, 80.0)}  # steps that are tried; raw ones go with a network's gradients
@@ -49,20 +50,21 @@ def asked(model, n, relations, split, seed, tuning=False) -> Asked:
     return Asked(metadata, subject(model.config.data, 1, split, seed).judge, FIRST["bench tune" if tuning else f"bench {split}"])
 
 
-def cases(model, params, methods, classifiers, steps):
-    out = []
-    for count in steps:
-        out.append(Case("none", "", count))
-        for text, (name, settings) in methods.items():
-            for label, folder in classifiers.items() if name != "none" else ():
-                try:
-                    steer = steering.load(folder, model, name, net=params["net"], **settings)
-                except UserError as error:
-                    if "corrects noises" in str(error):
-                        continue  # this classifier has no such part
-                    raise
-                out.append(Case(text, label, count, steer, tuple(settings)))
-    return out
+def cases(model, params, methods, classifiers, steps) -> list[Case]:
+    """Of each number of steps "none" and every method with every classifier, and a printed line for each of these pairs that cannot be.
+
+    methods: {text: (name, settings)}, classifiers: {label: folder}. UserError for what cannot be loaded or set.
+    """
+    loaded, ways = {label: steering.load(folder, model, net=params["net"]) for label, folder in classifiers.items()}, []
+    for text, (name, settings) in methods.items():
+        for label, steer in loaded.items() if name != "none" else ():
+            method = method_of(name, settings)
+            if method.amortised and steer.program.reader.corrects is None:
+                print(f"{text}: left out for classifier {label!r}, which has no network that corrects noises (steer-train --amortise)")
+                continue
+            program = steer.program._replace(method=method)
+            ways.append(Case(text, label, 0, steer._replace(program=program), tuple(settings)))
+    return [case for count in steps for case in (Case("none", "", count), *(way._replace(steps=count) for way in ways))]
 
 
 def trials(case):

@@ -31,6 +31,7 @@ import re
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from anystep import flags, logs, tree
@@ -62,7 +63,10 @@ def main(argv):
     args = parser.parse_args(argv)
     methods = dict(read_method(text.strip()) for text in re.split(r",(?![^\[]*\])", args.methods) if text.strip())
     methods = {"none": ("none", {})} | methods
-    classifiers = dict(named(text) for text in args.classifier)
+    classifiers = labelled(args.classifier)
+    for flag, path in (("--rows", args.rows), ("--out", args.out)):
+        if path and Path(path).is_dir():
+            raise UserError(f"{flag} {path!r}: is a folder, allowed is a file")
 
     from anystep import api
     from anystep.cache import use_compile_cache
@@ -131,9 +135,16 @@ def read_method(text):
     return text, (name, found)
 
 
-def named(text):
-    name, equal, folder = text.partition("=")
-    return (name, folder) if equal else (Path(text).name, text)
+def labelled(texts):
+    """{NAME: FOLDER} of NAME=FOLDER, or FOLDER alone under its last part. UserError for a name that comes twice."""
+    found = {}
+    for text in texts:
+        name, equal, folder = text.partition("=")
+        name, folder = (name, folder) if equal else (Path(text).name, text)
+        if name in found:
+            raise UserError(f"--classifier {text!r}: {name!r} is the name of {found[name]!r} already; NAME=FOLDER gives another")
+        found[name] = folder
+    return found
 
 
 class Rows:
@@ -148,7 +159,8 @@ class Rows:
         self.found = {key: row for key, row in ((key, by_steps(row)) for key, row in found.items()) if row}
 
     def key(self, kind, case, batch=0):
-        return " | ".join(map(str, (self.asked, kind, case.method, case.steps, work.digest(case), batch)))
+        place = (jax.devices()[0].device_kind, jax.__version__) if kind == "cost" else ()  # seconds and bytes are a machine's own
+        return " | ".join(map(str, (self.asked, kind, case.method, case.steps, work.digest(case), batch, *place)))
 
     def drawn(self, case):
         return self.found.get(self.key("drawn", case))

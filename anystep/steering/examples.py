@@ -70,9 +70,7 @@ def halves(examples: Examples):
     heads = np.array([generator("halves", 0, scene).random() < 0.5 for scene in examples.scenes])
     if heads.all() or not heads.any():
         count = len(set(examples.scenes.tolist()))
-        raise UserError(
-            f"--data: its {count} scenes of dev are too few to be halved; a tenth of all is for dev, of 100 or more it is enough"
-        )
+        raise UserError(f"--data: its {count} scenes of dev are too few to be halved; a tenth of all is for dev")
     return examples.where(~heads), examples.where(heads)
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import numbers
 
 import jax
 import numpy as np
@@ -47,10 +49,12 @@ def save(folder, model, reader: Reader, params, things=(), report=None, net=None
 def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> Steering:
     """What `anystep.sample(model, ..., steer=)` takes, from a folder that `anystep steer-train` wrote.
 
-    method: "fast" | "faithful" | "amortised" | "best" | "flips"; settings: fields of `Method` that differ, such as iterations=8, until=0.8,
-    steps=2. net: params["net"] of the model; a note says so where the classifier was made with other weights. UserError for no such folder,
-    a classifier of another network or layer set, a setting out of range.
+    method: "fast" | "faithful" | "amortised" | "best" | "flips"; strength: of every move, 0.0 for none; settings: fields of `Method` that
+    differ, such as iterations=8, until=0.8, steps=2. net: params["net"] of the model; a note says so where the classifier was made with
+    other weights. UserError for no such folder, a classifier of another network or layer set, a strength or setting out of range.
     """
+    if not (isinstance(strength, numbers.Real) and math.isfinite(strength)):
+        raise UserError(f"strength: {strength!r}, allowed a finite number")
     config, params = weights.load_folder(folder)
     where = epath.Path(folder)
     if config.get("steering") != VERSION:
