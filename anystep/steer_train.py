@@ -40,6 +40,7 @@ def parse(argv):
     flags.add_walk(parser)
     parser.add_argument("--first", type=flags.whole(1, 1000), help="of each drawing, how many steps (default: 1 of up to 4, half of more)")
     parser.add_argument("--at", type=numbers(0.0, 1.0, real=True), default=(0.9, 0.75, 0.5), help="flow times of noised pictures")
+    parser.add_argument("--text", help="folder of the text encoder, for a model that learned from a store")
     parser.add_argument("--size", type=flags.size, help="HEIGHTxWIDTH in pixels (default: the model's)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations")
     parser.add_argument("--train", type=flags.whole(1, 10_000_000), default=3000, help="steps of the classifier's training")
@@ -81,10 +82,12 @@ def main(argv):
     from anystep.steering.method import published_steps
 
     use_compile_cache()
-    model, params = api.load(args.model, dtype=args.dtype)
+    model, params = api.load(args.model, dtype=args.dtype, text=args.text)
     model = api.walking(model, args.sampler, args.ask, args.scale)
-    if not model.net.maps or model.text.place is None:
-        raise UserError(f"--model {args.model!r}: has no cross-attention from words, which a classifier would read")
+    if not model.net.maps:
+        raise UserError(f"--model {args.model!r}: its network has no cross-attention, which a classifier would read")
+    if model.text.place is None:
+        raise UserError(f"--model {args.model!r}: its prompts are features without words, --text FOLDER brings the encoder that made them")
     size = args.size and list(args.size)
     shape, data = api.shape_of(model, size), data_of(args, model)
     if args.source != "noised" and data.boxes is None and not args.classifier:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tiny
 from folders import crc, pictures, take, texts
+from PIL import Image
 
 import anystep
-from anystep import begin, ckpt, encode, logs, stores, train, weights
+from anystep import api, begin, ckpt, encode, logs, steer_train, steering, stores, train, weights
 from anystep import config as configs
 from anystep.data import describe, make_stream
 from anystep.data.albums import open_album
@@ -380,6 +381,24 @@ def test_a_run_on_a_store_learns_saves_resumes_and_draws(run, store, text, tmp_p
     assert (both[0] != both[1]).any()
     with pytest.raises(UserError, match="text = .*: the store .* was made with another text"):
         anystep.load(run, text=FIXTURES / "text_bert")
+
+
+@pytest.mark.slow
+def test_a_classifier_of_a_run_on_a_store_wants_its_words(run, text, tmp_path, capsys):
+    for number in range(80):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    shown = [{"image": f"{number}.png", "subject": "ring", "relation": "left", "object": "square"} for number in range(80)]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, shown)))
+    few = ["--model", str(run), "--out", str(tmp_path / "made"), "--source", "noised", "--data", str(tmp_path / "data.jsonl")]
+    few += ["--rows", "8", "--train", "2", "--batch", "4", "--layers", "0"]
+    with pytest.raises(UserError, match="--model .*: its prompts are features without words, --text FOLDER brings the encoder"):
+        steer_train.main(few)
+    steer_train.main([*few, "--text", str(text)])
+    made = json.loads((tmp_path / "made" / "config.json").read_text())
+    assert made["things"] == ["ring", "square"] and made["report"]["examples"] == 8 and "mismatching" in capsys.readouterr().out
+    model, params = anystep.load(run, text=text)
+    found = api.sample_and_say(model, params, ["a ring left of a square"], 1, steer=steering.load(tmp_path / "made", model, until=0.999))[1]
+    assert found["steering"]["looks"].shape == (1, 1) and found["steering"]["looks"][0, 0] >= 1
 
 
 @pytest.mark.slow
