@@ -16,14 +16,14 @@ Whose relation the second one is, the link decides:
     A left of B above C and near D    A or B: not told, not guessed
 
 What both readings of a sentence share is told: "A left of B and C" is (A, left, B). A relation with anything unknown about it (a clause
-between subject and phrase, a negation, "or", a pronoun, a place in the picture such as "on the left of the image") is left out, and a note
-says so. A thing named twice has two noun phrases, each with its own span.
+between subject and phrase, a negation, "or", a pronoun, "and" inside of an object as in "a black and white dog", a place in the picture
+such as "on the left of the image") is left out, and a note says so. A thing named twice has two noun phrases, each with its own span.
 """
 
 from typing import NamedTuple
 
 from anystep.relations import words as w
-from anystep.relations.nouns import Token, noun_phrase, said, tokens_of, verb_tail
+from anystep.relations.nouns import Token, noun_phrase, plural, said, tokens_of, verb_tail
 
 _END = frozenset(".;:!?\n")
 
@@ -178,6 +178,8 @@ def _objects(gaps):
         noun, rest = noun_phrase(pieces[0])
         if "or" in links[:1]:
             out.insert(0, '"or" leaves the choice')
+        elif noun and not rest and "and" in links[:1] and _goes_on(noun, pieces):
+            out.insert(0, f"{said(gaps[k])} may be one thing or two")
         elif noun:
             out.insert(0, noun)
         elif not pieces[0] and links == ["and"] and not pieces[1] and out:
@@ -185,6 +187,15 @@ def _objects(gaps):
         else:
             out.insert(0, f"no thing in {said(gaps[k])}" if gaps[k] else "nothing after it")
     return out
+
+
+def _goes_on(noun, pieces):
+    """Whether a noun phrase of one thing may go on behind "and": "a black | white dog", not "a dog | a cat" nor "a dog | is"."""
+    if pieces[0][0].low not in w.DETERMINERS or plural(noun.tokens[-1]) or not pieces[1]:
+        return False
+    after = pieces[1][0]
+    counted = after.low in w.DETERMINERS | w.NUMBERS or after.low.isdecimal() or plural(after)
+    return not counted and verb_tail(pieces[1][:1]) is None and noun_phrase(pieces[1])[0] is not None
 
 
 def _subjects(gap, first, clause, prefix_of, notes):
@@ -198,7 +209,7 @@ def _subjects(gap, first, clause, prefix_of, notes):
         pieces.pop(), links.pop()
     own = pieces[-1]
     own = own[_prefix(own)[0] :] if links else own
-    noun, rest = noun_phrase(own, plural=first and "and" in links)
+    noun, rest = noun_phrase(own, plurals=first and "and" in links)
     tail = verb_tail(rest)
     if not noun:
         return _shared(pieces, gap, first, clause, notes)

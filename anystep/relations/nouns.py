@@ -47,21 +47,21 @@ def said(tokens):
     return '"' + " ".join(token.text for token in tokens) + '"'
 
 
-def noun_phrase(tokens, plural=False):
-    """(noun phrase or None, what follows it) of a noun phrase that begins the tokens. `plural`: its verb may be "stand"."""
-    head = _core(tokens, plural)
+def noun_phrase(tokens, plurals=False):
+    """(noun phrase or None, what follows it) of a noun phrase that begins the tokens. `plurals`: its verb may be "stand"."""
+    head = _core(tokens, plurals)
     if head is None:
         return None, tokens
     first, last, determined = head
-    if last < len(tokens) and tokens[last].low == "of" and (complement := _core(tokens[last + 1 :], plural)):
+    if last < len(tokens) and tokens[last].low == "of" and (complement := _core(tokens[last + 1 :], plurals)):
         last += 1 + complement[1]
     words = tokens[first:last]
     named = words[0].text[0].isupper() and words[0].start > 0
     picture = tokens[last - 1].low in w.FRAMES and last > 1 and tokens[last - 2].low in ("the", "this")
-    return Noun(tuple(words), not (determined or named or _plural(words[-1])), picture), tokens[last:]
+    return Noun(tuple(words), not (determined or named or plural(words[-1])), picture), tokens[last:]
 
 
-def _core(tokens, plural):
+def _core(tokens, plurals):
     """(first, last + 1, has a determiner or number) of [determiners] words, or None."""
     first = 0
     while first < len(tokens) and tokens[first].low in w.DETERMINERS:
@@ -72,13 +72,13 @@ def _core(tokens, plural):
     if start < len(tokens) and not start and _verb_form(tokens[0].low):
         return None  # "and flying": a determiner would make it "a flying kite"
     last = start
-    while last < len(tokens) and not _ends(tokens, start, last, plural):
+    while last < len(tokens) and not _ends(tokens, start, last, plurals):
         last += 1
     if start < last < len(tokens) and _verb_form(tokens[last].low) and _follows(tokens, last):
         return None  # "a man holding scissors" or "a blue recycling bin"?
     if last < len(tokens) and tokens[last].low in w.ARTICLES | w.OWNERS:  # "a man rides | a horse": what stands before "a" is a verb
         last -= 1
-    if last - start > 1 and start and tokens[start - 1].low in w.SINGULAR and _plural(tokens[last - 1]):
+    if last - start > 1 and start and tokens[start - 1].low in w.SINGULAR and plural(tokens[last - 1]):
         last -= tokens[last - 1].low not in w.PAIRS  # "a cat jumps"
     while last > start and (tokens[last - 1].low in w.SIDES or _adverb(tokens[last - 1].low)):
         last -= 1
@@ -87,7 +87,7 @@ def _core(tokens, plural):
     return (first, last, start > 0) if last > start else None
 
 
-def _ends(tokens, start, i, plural):
+def _ends(tokens, start, i, plurals):
     """Whether token i is no longer in the noun phrase that began at `start`."""
     low, follows = tokens[i].low, _follows(tokens, i)
     if low in w.STOP or not _is_word(tokens[i]):
@@ -97,10 +97,10 @@ def _ends(tokens, start, i, plural):
     if low in w.PRESENT | w.PAST | w.PARTICIPLES or _verb_form(low):
         return not (follows and low in w.ING_MODIFIERS)
     if low in w.PLURAL_PRESENT and not follows:
-        return plural or _plural(tokens[i - 1])
+        return plurals or plural(tokens[i - 1])
     if low.endswith("ed") and re.search("[aeiouy]", low[:-2]) and not low.endswith("eed") and low not in w.ED_NOUNS:
         return not follows
-    return _plural(tokens[i - 1]) and tokens[i - 1].low not in w.S_MODIFIERS  # "cats | watch dogs"
+    return plural(tokens[i - 1]) and tokens[i - 1].low not in w.S_MODIFIERS  # "cats | watch dogs"
 
 
 def _follows(tokens, i):
@@ -122,7 +122,7 @@ def _is_word(token):
     return token.low == '"' or token.low[0].isalnum()
 
 
-def _plural(token):
+def plural(token):
     """Whether it looks like a plural; a name such as Times does not."""
     low = token.low
     return not token.text[0].isupper() and len(low) > 3 and low.endswith("s") and low[-2:] not in ("ss", "us", "is", "as", "os", "'s")
