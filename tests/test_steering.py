@@ -273,9 +273,8 @@ def test_corrections_are_learned():
         here = Walk(STILL, net, {"features": jnp.zeros((ROWS, 3, 1))}, None, lambda t: t, lambda velocity: velocity, start=2.0)
         return here, {"asked": what, "strength": jnp.float32(1.0)}
 
-    found, report = amortise.fit_correction(
-        reader, params, {}, walk_of, lambda rows: data[int(rows[0])], data, len(data), 1.0, 1.0, 60, lr=3e-2, penalty=0.01
-    )
+    some = amortise.Prompts(lambda rows: data[int(rows[0])], len(data), data)
+    found, report = amortise.fit_correction(reader, params, {}, walk_of, some, (1.0, 1.0), 60, lr=3e-2, penalty=0.01)
     assert report["loss"] < 0.7 * report["loss_before"] and 0.01 < report["correction"] < 2.0
     assert set(found) == {"correction"}
 

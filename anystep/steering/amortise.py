@@ -5,6 +5,9 @@
 HyperNoise has ||dz||^2 / 2 itself: its weight is our penalty over d.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,14 +31,21 @@ TOKENS = 1024  # a side of a patch is doubled until the noise has no more
 DEV = 4  # batches of prompts of dev
 
 
-def fit_correction(
-    reader: Reader, params, net, walk_of, batch_of, dev, prompts, t, s, steps, batch=32, lr=1e-3, penalty=1.0, seed=0, say=lambda text: None
-):
-    """({"correction": weights}, report on dev).
+class Prompts(NamedTuple):
+    """What is learned from. of(rows) -> data of some of `count` prompts, on the host; dev: such data of other prompts, several times."""
 
-    net: weights of what walk_of needs; walk_of(net, data) -> (a Walk, told without the correction), traced; batch_of(rows) -> data of some
-    of the `prompts` that there are, on the host; dev: such data, several times; t, s: what the network is told at the first step, in the
-    path's time.
+    of: Callable
+    count: int
+    dev: list
+
+
+def fit_correction(
+    reader: Reader, params, net, walk_of, prompts: Prompts, begins, steps, batch=32, lr=1e-3, penalty=1.0, seed=0, say=lambda text: None
+):
+    """({"correction": weights}, report on dev: "loss_before" and "loss" of the classifier in nats, "correction" as a share of the noise).
+
+    params: the reader's; net: weights of what walk_of needs; walk_of(net, data) -> (a Walk, told without the correction), traced; begins:
+    (t, s) that the network is told at the first step, in the path's time; steps: batches of `batch` prompts.
     """
     made, method = correction.build(reader.corrects), Method(0, amortised=True)
     optimizer, weights = optax.adam(rate_of(lr, steps)), made.init(tree.fold(jax.random.key(seed), "correction"))
@@ -44,7 +54,7 @@ def fit_correction(
         """(loss of the classifier [B], mean dz^2 [B], |dz| / |z| [B])."""
         walk, told = walk_of(net, data)
         rows = told["asked"].word.shape[0]
-        times = (jnp.full(rows, t, jnp.float32), jnp.full(rows, s, jnp.float32))
+        times = (jnp.full(rows, time, jnp.float32) for time in begins)
         here = At(reader, method, walk, told | {"params": params | {"correction": weights}}, *times, jnp.int32(0))
         noise = tree.normal(jax.random.split(key, rows), reader.corrects.shape)
         x = here.level(noise) * noise
@@ -65,15 +75,15 @@ def fit_correction(
     judged = jax.jit(losses)
 
     def on_dev(weights):
-        keys = jax.random.split(tree.fold(jax.random.key(seed), "amortise dev"), len(dev))
-        found = [judged(weights, net, key, data) for key, data in zip(keys, dev, strict=True)]
+        keys = jax.random.split(tree.fold(jax.random.key(seed), "amortise dev"), len(prompts.dev))
+        found = [judged(weights, net, key, data) for key, data in zip(keys, prompts.dev, strict=True)]
         return [float(np.mean([parts[i] for parts in found])) for i in (0, 2)]
 
     opt, key, rng, recent = optimizer.init(weights), tree.fold(jax.random.key(seed), "amortise"), np.random.default_rng(seed), []
     before = on_dev(weights)[0]
     for number in range(steps):
-        rows = rng.integers(prompts, size=batch)
-        weights, opt, found = step(weights, opt, net, jax.random.fold_in(key, number), batch_of(rows))
+        rows = rng.integers(prompts.count, size=batch)
+        weights, opt, found = step(weights, opt, net, jax.random.fold_in(key, number), prompts.of(rows))
         recent.append(found)
         if (number + 1) % max(steps // CHECKS, 1) == 0 or number + 1 == steps:
             say(f"step {number + 1}: loss of the classifier {float(np.mean(recent)):.3f}")
@@ -83,7 +93,12 @@ def fit_correction(
 
 
 def amortised(task: Task, reader: Reader, params, steps, penalty, counts, prompts, batch=32):
-    """(reader, params, report) with a network that corrects the first noise of walks of counts[0] steps."""
+    """(reader, params, report) with a network that corrects the first noise of walks of counts[0] steps, as `fit_correction` has it.
+
+    reader, params: of a classifier of the task's model; steps: of training, of `batch` prompts each; penalty: on the mean square of a
+    correction; prompts: how many are learned from. UserError for samples that are not cut into patches, and for names that the text
+    encoder does not reach.
+    """
     model, shape = task.model, task.shape
     one = model.text.tokenize([""])
     features = jax.eval_shape(model.text.encode, task.params["text"], one)["features"]
@@ -91,7 +106,7 @@ def amortised(task: Task, reader: Reader, params, steps, penalty, counts, prompt
     path, ask = model.net.path, asked_by(model.drawing.sampler, model.net, model.drawing.ask)
     times = from_flow_time(path, jnp.asarray(task.times(counts[0]), jnp.float32))
     now = to_flow_time(path, jnp.append(times[:1], ask(times[:1], times[1:2])))
-    t, s = (float(time) for time in from_flow_time(path, on_clock(model, now)))
+    begins = tuple(float(time) for time in from_flow_time(path, on_clock(model, now)))
     start = float(model.drawing.ends(jnp.asarray(task.times(counts[0]), jnp.float32))[0])
 
     def walk_of(held, data):
@@ -107,11 +122,9 @@ def amortised(task: Task, reader: Reader, params, steps, penalty, counts, prompt
 
     count, batch_of = data_of("train", prompts)
     held_count, held_of = data_of("dev", DEV * batch)
-    dev = [held_of(np.arange(i * batch, (i + 1) * batch) % held_count) for i in range(DEV)]
+    data = Prompts(batch_of, count, [held_of(np.arange(i * batch, (i + 1) * batch) % held_count) for i in range(DEV)])
     held = {role: task.params[role] for role in ("net", "text")}
-    found, report = fit_correction(
-        reader, params, held, walk_of, batch_of, dev, count, t, s, steps, batch, penalty=penalty, seed=task.seed, say=print
-    )
+    found, report = fit_correction(reader, params, held, walk_of, data, begins, steps, batch, penalty=penalty, seed=task.seed, say=print)
     return reader, params | found, report
 
 

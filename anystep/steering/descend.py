@@ -57,7 +57,7 @@ def descend(see, x, fixed: Fixed, method, limit, seen=None) -> Descent:
         going = jnp.any(active) & (c.number < method.iterations)
 
         def move(_):
-            weights = chosen(losses, fixed.known, c.number, method.order) * active[:, None]
+            weights = whose_turn(losses, fixed.known, c.number, method.order) * active[:, None]
             return step(c, back(weights)[0], active, fixed, method)
 
         x, momentum = jax.lax.cond(going, move, lambda _: (c.x, c.momentum), None)
@@ -105,7 +105,7 @@ def unhappy(losses, known, limit):
     return jnp.any(known & (losses > limit), axis=-1)
 
 
-def chosen(losses, known, number, order):
+def whose_turn(losses, known, number, order):
     """[B, R]: 1 at the loss that a sample moves by."""
     if order == "hardest":
         which = jnp.argmax(jnp.where(known, losses, -jnp.inf), axis=-1)

@@ -39,7 +39,13 @@ def rate_of(lr, steps):
 
 
 def fit(reader: Reader, train: Examples, halves, steps, batch=64, lr=1e-3, decay=0.05, seed=0, symmetries=True, say=lambda text: None):
-    """({"relation", "temperature"}, report). halves: of dev, what is chosen by and what is reported on."""
+    """({"relation": weights, "temperature": T}, report) of a fresh Reader.
+
+    train, and of dev (what is chosen by, what is reported on): maps [N, 2, C, side, side] and labels [N, 5] as `Examples` has them, one
+    example or more in each. steps: batches of `batch` examples; lr: the largest of the schedule, decay: of weights a step, times lr;
+    symmetries: examples are turned as they are drawn; say: takes a line at each of CHECKS looks. report: `report_on` of the second half,
+    its mean "cross_entropy" in nats, summed over the events, before the temperature.
+    """
     dev, held = halves
     params = reader.init(tree.fold(jax.random.key(seed), "classifier"))
     weights, optimizer = params["relation"], optax.adamw(rate_of(lr, steps), weight_decay=decay)
@@ -68,8 +74,9 @@ def fit(reader: Reader, train: Examples, halves, steps, batch=64, lr=1e-3, decay
             best = min(best, (error, weights), key=lambda pair: pair[0])
     params = params | {"relation": best[1]}
     temperature = temperature_of(logits_of(reader, params, dev), dev)
-    report = report_on(logits_of(reader, params, held), held, temperature)
-    return params | {"temperature": jnp.float32(temperature)}, report | {"cross_entropy": best[0], "temperature": temperature}
+    logits = logits_of(reader, params, held)
+    report = {"cross_entropy": float(jnp.mean(cross_entropy(logits, held.labels))), "temperature": temperature}
+    return params | {"temperature": jnp.float32(temperature)}, report_on(logits, held, temperature) | report
 
 
 def temperature_of(logits, dev: Examples):
