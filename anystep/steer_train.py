@@ -10,6 +10,8 @@ such, labels what the model drew where it draws no shapes.
 import json
 from pathlib import Path
 
+from etils import epath
+
 from anystep import flags
 from anystep.errors import UserError, run_main
 
@@ -106,7 +108,7 @@ def main(argv):
         found = steering.load(args.classifier, model, net=params["net"])
         print("\n".join(found.notes), end="\n" * bool(found.notes))
         reader, weights, things = found.program.reader, found.params, found.things
-        report = json.loads((Path(args.classifier) / "config.json").read_text())["report"]
+        report = json.loads((epath.Path(args.classifier) / "config.json").read_text())["report"]
     else:
         reader, weights, report = classifier(args, task, counts, firsts)
         things = data.things

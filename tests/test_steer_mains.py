@@ -11,17 +11,20 @@ import pytest
 import tiny
 import toys
 from PIL import Image
+from steered import reader_of
 
 import anystep
 from anystep import api, sample, steer_train, steering, weights
 from anystep.bench import _steer, steer
 from anystep.errors import UserError
+from anystep.nets import relation
 from anystep.relations import read
 from anystep.shapes import World
 from anystep.steering import maps, prompts, sources
 
 pytestmark = [pytest.mark.usefixtures("light_compilation")]
 FIXTURES = Path(__file__).parent / "fixtures"
+ROW_OF = relation.row_of
 FEW = ["--rows", "64", "--train", "8", "--batch", "8"]
 ANYWHERE = """
 import numpy as np
@@ -95,6 +98,50 @@ def test_own_model(own, tmp_path, capsys):
     assert api.sample_and_say(model, params, prompts, 1, steer=scalars)[1] == {}
     found = api.sample(model, params, prompts, steps=1, steer=steering.load(made, model, until=0.999))
     assert (found[0] != plain[0]).any() and (np.abs(found[1:].astype(int) - plain[1:]) <= 1).all()
+
+
+@pytest.mark.slow
+def test_corrections_for_a_classifier_that_is_there(own, tmp_path, capsys):
+    model, _ = api.load(own)
+    made, params = reader_of(model)
+    steering.save(tmp_path / "made", model, made, params, ("ring", "square"), {"accuracy": 0.5})
+    more = ["--classifier", str(tmp_path / "made"), "--amortise", "1", "--steps", "1"]
+    steer_train.main(["--model", str(own), "--out", str(tmp_path / "both"), *FEW, *more])
+    assert "loss of the classifier on dev" in capsys.readouterr().out
+    config = json.loads((tmp_path / "both" / "config.json").read_text())
+    assert (
+        config["report"]["accuracy"] == 0.5 and config["report"]["amortised"]["correction"] >= 0 and config["things"] == ["ring", "square"]
+    )
+    found = steering.load(tmp_path / "both", model, "amortised")
+    jax.tree.map(np.testing.assert_array_equal, {name: found.params[name] for name in params}, params)
+
+
+@pytest.mark.slow
+def test_the_published_layout_knows_the_steps_of_a_pipeline(tmp_path):
+    """From training to use: SANA's flow pipeline walks over 0.9997 and 0.7496, is told whole thousandths, and each step has its row."""
+    pytest.importorskip("tokenizers")
+    folder, made = str(FIXTURES / "pipeline_sana_flow"), tmp_path / "made"
+    source = ["--source", "both", "--at", "0.9", "--steps", "2", "--first", "2", *judged_by(tmp_path)]
+    few = ["--rows", "16", "--train", "4", "--batch", "8", "--kind", "faithful_small", "--layers", "0", "--side", "4"]
+    steer_train.main(["--model", folder, "--out", str(made), *few, *source])
+    config = json.loads((made / "config.json").read_text())
+    assert config["options"]["clock"] == pytest.approx([0.999, 0.9, 0.749]) and config["report"]["source"] == "both"
+    assert config["report"]["examples"] == 16 * 2 + 16 and set(config["report"]["by_steps"]) == {"2"}
+    model, params = api.load(folder)
+    found, seen = steering.load(made, model, "faithful", iterations=1, steps=2, until=0.999999), []
+    assert isinstance(found.program.reader.options, relation.Faithful) and not found.strange(model.drawing.times(2, 0))
+
+    def noted(t, clock, trained):
+        rows = ROW_OF(t, clock, trained)
+        jax.debug.callback(lambda rows: seen.append(int(rows[0])), rows)
+        return rows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relation, "row_of", noted)
+        said = api.sample_and_say(model, params, ["a red ring left of a blue square"], 2, steer=found)[1]["steering"]
+    jax.effects_barrier()
+    assert said["iterations"].tolist() == [[1], [1]] and (said["after"] > 0).all()
+    assert list(dict.fromkeys(seen)) == [0, 2]  # the one between is of noised pictures
 
 
 @pytest.mark.slow
