@@ -5,6 +5,7 @@ Which flags there are is said in each main. Config flags (`--config.a.b=c`) live
 
 import argparse
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -118,6 +119,13 @@ def size(text: str) -> tuple[int, int]:
     if not cross:
         raise argparse.ArgumentTypeError(f"{_short(text)} is not HEIGHTxWIDTH")
     return whole(1, MOST_SIDE)(height), whole(1, MOST_SIDE)(breadth)
+
+
+def python_file(text: str) -> str:
+    """A flag type: a file that is there and can be imported."""
+    if not (text.endswith(".py") and os.path.isfile(text)):
+        raise argparse.ArgumentTypeError(f"{_short(text)} is no Python file that is there (FILE.py)")
+    return text
 
 
 def folder(path: Any, flag: str) -> epath.Path:

@@ -36,7 +36,7 @@ def parse(argv):
     parser.add_argument("--source", choices=("policy", "noised", "both"), default="policy", help="own drawings, noised pictures")
     parser.add_argument("--wrong", choices=("yes", "no"), help="of noised pictures: prompts with a wrong relation, too (default: yes)")
     parser.add_argument("--data", default="shapes", help="shapes, or a .jsonl file of pictures and what they show")
-    parser.add_argument("--boxes", help="Python file with boxes(picture, names), for what is no shape")
+    parser.add_argument("--boxes", type=flags.python_file, help="Python file with boxes(picture, names), for what is no shape")
     parser.add_argument("--rows", type=flags.whole(8, 10_000_000), default=8192, help="prompts of each source")
     parser.add_argument("--steps", type=flags.steps, help="step counts of the own drawings (default: the model's, up to 4)")
     flags.add_walk(parser)
@@ -62,8 +62,6 @@ def parse(argv):
         raise UserError(
             f"--source {args.source}: what the model draws is labelled by --boxes FILE.py, or --source noised takes the pictures"
         )
-    if args.boxes and not (args.boxes.endswith(".py") and Path(args.boxes).is_file()):
-        raise UserError(f"--boxes {args.boxes!r}: must be a Python file that is there, its name ends in .py")
     if args.wrong and args.source == "policy":
         raise UserError(f"--wrong {args.wrong}: is for --source noised or both; what the model draws has no wrong word")
     if args.classifier and not args.amortise:
@@ -153,27 +151,10 @@ def data_of(args, model):
 
     height, width, _ = api.picture_of(model, api.shape_of(model, args.size))
     if args.data != "shapes":
-        return sources.PicturesData(Path(args.data), (height, width), boxes_of(args.boxes))
+        return sources.PicturesData(Path(args.data), (height, width), sources.boxes_of(args.boxes))
     world, learned = sources.world_of(model.config), model.config is not None and model.config.data.kind == "shapes"
-    boxes = boxes_of(args.boxes) or (sources.boxes_in_shapes(world) if learned else None)
+    boxes = sources.boxes_of(args.boxes) or (sources.boxes_in_shapes(world) if learned else None)
     return sources.ShapesData(world, args.seed, (height, width), boxes)
-
-
-def boxes_of(path):
-    """The function `boxes` of a Python file, or None."""
-    if not path:
-        return None
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("boxes", path)
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  a stranger's code
-        raise UserError(f"--boxes {path!r}: {type(error).__name__} ({error})") from None
-    if not callable(getattr(module, "boxes", None)):
-        raise UserError(f"--boxes {path!r}: has no function boxes(picture, names)")
-    return module.boxes
 
 
 if __name__ == "__main__":

@@ -217,8 +217,8 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
         (["--classifier", "x"], "--classifier 'x': is for --amortise"),
         (["--wrong", "no"], "--wrong no: is for --source noised or both"),
         (["--kind", "heavy"], "argument --kind: invalid choice"),
-        (["--boxes", __file__ + ".txt"], r"--boxes '.*py.txt': must be a Python file that is there"),
-        (["--boxes", "README.md"], "--boxes 'README.md': must be a Python file that is there, its name ends in .py"),
+        (["--boxes", __file__ + ".txt"], r"argument --boxes: .* is no Python file that is there"),
+        (["--boxes", "README.md"], r"argument --boxes: 'README.md' is no Python file that is there \(FILE.py\)"),
     ],
 )
 def test_a_mistake_is_one_line(argv, said):
@@ -286,7 +286,7 @@ def test_boxes_of_others(tmp_path):
     for text, said in (("1 / 0", "ZeroDivisionError"), ("def boxes(picture, names):\n    return {names[0]: 'x'}", "ValueError")):
         file.write_text(text)
         with pytest.raises(UserError, match=said):
-            sources.labels_of_pictures([None], row, steer_train.boxes_of(str(file)))
+            sources.labels_of_pictures([None], row, sources.boxes_of(str(file)))
 
 
 def test_chains_of_relations(own, tmp_path):

@@ -4,6 +4,7 @@ A drawing is judged as GenEval's position rule judges it: by the class of a thin
 box, or boxes} finds things in a picture at the door, float32 [H, W, 3] in [-1, 1].
 """
 
+import importlib.util
 import json
 import zlib
 
@@ -73,11 +74,11 @@ class PicturesData:
         return np.stack([fitted(opened(self.path.parent / row.shows["image"]), self.size) for row in rows])
 
 
-def opened(path):
+def opened(path, flag="--data"):
     try:
         return Image.open(path).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"--data: {str(path)!r} is no picture ({type(error).__name__})") from None
+        raise UserError(f"{flag}: {str(path)!r} is no picture ({type(error).__name__})") from None
 
 
 def fitted(picture, size):
@@ -102,6 +103,21 @@ def boxes_in_shapes(world):
         return {name: [thing.box for thing in seen if thing.shape == name.split()[-1]] for name in names}
 
     return boxes
+
+
+def boxes_of(path):
+    """The function `boxes` of a Python file, None for no path. UserError for a file that has none."""
+    if not path:
+        return None
+    spec = importlib.util.spec_from_file_location("boxes", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001  a stranger's code
+        raise UserError(f"--boxes {path!r}: {type(error).__name__} ({error})") from None
+    if not callable(getattr(module, "boxes", None)):
+        raise UserError(f"--boxes {path!r}: has no function boxes(picture, names)")
+    return module.boxes
 
 
 def labels_of_pictures(pictures, rows, boxes):
