@@ -74,7 +74,7 @@ def check(config) -> None:
 
 def has_text(config) -> bool:
     """Whether the teacher's folder has text encoders of its own, which a store's features can be held against."""
-    return any((Path(config.objective.teacher.folder) / part).is_dir() for part in TEXT)
+    return any((epath.Path(config.objective.teacher.folder) / part).is_dir() for part in TEXT)
 
 
 def model_of(config, constrain=lambda x: x):
