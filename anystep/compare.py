@@ -75,9 +75,9 @@ def verdict(found: Difference, claim: str, rivals: int = 1, margin: float = 0.05
     """ "holds" | "does not" | "unresolved" for "A is better than B", "no worse" or "equal".
 
     A claim fails where the difference speaks against it by more than two standard errors (the same probability in Student's t). "better"
-    holds beyond them on the right side; "no worse" and "equal" hold where even that many errors more would stay within `margin`: not
-    knowing is no proof of them, nor is that both scores lie below `least`. rivals: B is the best of so many, which luck alone would have
-    put ahead; the probability is divided by them (Bonferroni).
+    holds beyond them on the right side, and "no worse" with it; "no worse" and "equal" hold where even that many errors more would stay
+    within `margin`: not knowing is no proof of them, nor is that both scores lie below `least`. rivals: B is the best of so many, which
+    luck alone would have put ahead; the probability is divided by them (Bonferroni).
     """
     bound = float(stats.t.isf(stats.norm.sf(2.0) / rivals, found.freedom)) * found.error
     if claim == "better":
@@ -86,5 +86,6 @@ def verdict(found: Difference, claim: str, rivals: int = 1, margin: float = 0.05
         raise ValueError(f"claim: {claim!r}, allowed {', '.join(CLAIMS)}")
     low = max(found.mine, found.theirs) < least
     if claim == "no worse":
-        return FAILS if found.mean < -bound else HOLDS if found.mean - bound > -margin and not low else UNRESOLVED
+        within_margin = found.mean - bound > -margin and not low
+        return FAILS if found.mean < -bound else HOLDS if found.mean > bound or within_margin else UNRESOLVED
     return FAILS if abs(found.mean) > bound else HOLDS if abs(found.mean) + bound < margin and not low else UNRESOLVED

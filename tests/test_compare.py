@@ -107,3 +107,5 @@ def test_two_that_know_nothing_are_not_equal():
     found = Difference(0.0, 0.0, 0.0, None, np.inf, 0.04, 0.04)
     assert [compare.verdict(found, claim) for claim in compare.CLAIMS] == ["unresolved"] * 3
     assert compare.verdict(found._replace(mine=0.2, theirs=0.2), "equal") == "holds"
+    ahead = found._replace(mean=0.05, error=0.01, mine=0.09)
+    assert [compare.verdict(ahead, claim) for claim in compare.CLAIMS] == ["holds", "holds", "does not"]  # little, but more than nothing

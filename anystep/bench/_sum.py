@@ -109,11 +109,12 @@ def stack(by_seed):
     return np.array([list(by_seed[seed]["correct"]) for seed in sorted(by_seed)], int)
 
 
-def lines_of(result):
-    """At the end of training: {"method, sampler asking, w": [(steps, overall, error), ...]}"""
-    lines = {}
+def lines_of(result, first_only=False):
+    """At the end of training: {"method, sampler asking, w": [(steps, overall, error), ...]}; `first_only`: of a method's first draw."""
+    lines, first = {}, {}
     for row in result["rows"]:
-        if row["at"] == "end":
+        how = (row["sampler"], row["ask"], row["scale"])
+        if row["at"] == "end" and (first.setdefault(row["method"], how) == how or not first_only):
             name = f"{row['method']}, {row['sampler']} {row['ask']}" + ("" if row["scale"] is None else f", w {row['scale']:g}")
             lines.setdefault(name, []).append((row["steps"], row["overall"], row["error"]))
     return lines
@@ -133,5 +134,5 @@ def table(result):
 
 
 def picture(result):
-    """Accuracy against steps at the end of training, a line a method and way to draw."""
-    return logs.curves(lines_of(result), "steps", "share of prompts drawn right", logx=True, ylim=(0, 1), size=(900, 520))
+    """Accuracy against steps at the end of training, a line a method, drawn in the first of its ways."""
+    return logs.curves(lines_of(result, first_only=True), "steps", "share of prompts drawn right", logx=True, ylim=(0, 1), size=(900, 520))

@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw
 
 from anystep.logs.pictures import INK, MARGIN, MUTED, PAPER, RULE, clean, font
 
-# Okabe and Ito, "Color Universal Design" (2008): distinct for every kind of colour vision; black leads
+# Okabe and Ito, "Color Universal Design" (2008): distinct for every kind of colour vision; black leads, two of our own come last
 COLORS = ((32, 33, 36), (0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0), (86, 180, 233), (150, 130, 20))
+COLORS = (*COLORS, (111, 66, 193), (140, 86, 75))
 _FINE = 3  # drawn so many times larger, then averaged: Pillow's lines have hard edges
 _DOTS = 24  # a series with more points is a line without dots
 
