@@ -31,6 +31,7 @@ def config(kind="shapes"):
     data = WORLD._asdict() | {"kind": kind, "batch": 4, "path": "", "dev_share": 0.1, "modes": 8}
     guide = {"scale": 2.0, "energy_preserving": True, "interval": (0.0, 1.0), "sampler": "euler", "ask": "next", "eta": 1.0}
     objective = {"consistency": {"share": 0, "guidance": 1.0}, "adversarial": {"share": 0}, "teacher": {"scales": (1.0,)}, "time": {}}
+    objective["prompt_dropout"] = 0.1
     model = {"net": "sana", "patch": 4, "second_time": True, "guidance": False}
     return ConfigDict({"data": data, "eval": {"steps": (1, 4), "prompts": 12} | guide, "objective": objective, "model": model})
 
@@ -137,7 +138,6 @@ def test_bad_flags_are_refused_with_one_line_before_jax_is_asked(which, argv, sa
 
 
 def test_missing_flags_are_named(capsys):
-    assert "--model" in refused(MAINS["sample"], ["--prompt", "a"], capsys)
     assert "--model" in refused(MAINS["evaluate"], [], capsys)
     assert "--prompt" in refused(MAINS["sample"], ["--model", "shapes"], capsys)
 

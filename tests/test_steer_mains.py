@@ -310,14 +310,6 @@ def test_chains_of_relations(own, tmp_path):
     assert len(understood.relations) == 3 and prompts.arrays([understood], 28, 3).known.all()
 
 
-def test_what_a_batch_waits_for():
-    looks, moves = [1, 3, 1, 1], [0, 2, 0, 0]
-    assert _steer.waiting(looks, moves, 2, 1) == (3 + 3 + 1 + 1) / 6 and _steer.waiting(looks, moves, 4, 1) == 12 / 6
-    assert _steer.waiting(looks, moves, 1, 4) == 1.0 and _steer.waiting([1], [0], 2, 4) is None
-    assert _steer.waiting(looks, moves, 4, 4) == (4 + 1 + 1 + 1) / 6 and _steer.waiting(looks, moves, 4, 2) == (4 + 2 + 2 + 2) / 6
-    assert _steer.waiting([1, 3, 1, 2], [0] * 4, 4, 4) == (4 + 2 + 1) / 7  # of noises that are only looked at
-
-
 def test_methods_are_told_with_settings():
     assert steer.read_method("fast:iterations=8:order=alternate:shell=False") == (
         "fast:iterations=8:order=alternate:shell=False",
