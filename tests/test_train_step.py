@@ -124,7 +124,7 @@ def costs(*fields):
 def test_a_teacher_costs_two_forward_passes():
     """Of flow matching's 3: 4.1 with the tangent, 2.0 more for the teacher with and without a prompt, 4.8 of 3.7 with remat."""
     alone = ("objective.adversarial.share=0",)
-    flow = ("objective.consistency.share=0", "objective.flow_matching.share=1", "model.guidance=False", *alone)
+    flow = ("objective.consistency.share=0", "objective.flow_matching.share=1", "model.guidance=False", "eval.scale=1.0", *alone)
     for floor, fields in ((6.1 / 3.0, ()), (6.8 / 3.7, ("model.remat=True",))):
         (base,), _ = costs(*flow, *fields)
         (taught,), mean = costs(*alone, *fields)
