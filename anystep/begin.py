@@ -108,17 +108,23 @@ def first_state(config, models, optimizers, shardings):
     place = teachers.beginning(config, options)
     loaded = {"net": port.load(place.folder)[2]} if place.saved is None else load(config.init_from)[1]
     found = {role: loaded[role] for role in state.params if role in loaded}
-    if has_teacher(config) and "text" in loaded and tree.crc32(loaded["text"]) != tree.crc32(frozen_text(config)):
-        said = "learned to read the features of another text encoder than the teacher's"
-        raise UserError(f"config.init_from = {config.init_from!r}: {said}, config.objective.teacher.folder")
     network = begun_from(config, state.params["net"], found["net"])
     others = {role: state.params[role] for role in found if role != "net"}
     params = state.params | weights.take(others, {role: found[role] for role in others}) | {"net": network}
     new = [*lacking(network, found["net"]), *(role for role in params if role not in found), *clock_of(place, options)]
+    check_beginning(config, loaded, new)
+    return jax.device_put(state._replace(params=params, ema={EMA: averaged(params)}), shardings), ", ".join(new)
+
+
+def check_beginning(config, loaded, new):
+    """Refuses what no training would mend: features that the network does not know, parts that say nothing and are held."""
+    field = f"config.init_from = {config.init_from!r}"
+    if has_teacher(config) and "text" in loaded and tree.crc32(loaded["text"]) != tree.crc32(frozen_text(config)):
+        said = "learned to read the features of another text encoder than the teacher's"
+        raise UserError(f"{field}: {said}, config.objective.teacher.folder")
     if config.model.control and config.model.frozen and (dead := [name for name in new if name in NEW]):
         said = f"has no {', '.join(dead)}, which config.model.frozen would leave as it begins"
-        raise UserError(f"config.init_from = {config.init_from!r}: {said}; begin a ControlNet with the student itself")
-    return jax.device_put(state._replace(params=params, ema={EMA: averaged(params)}), shardings), ", ".join(new)
+        raise UserError(f"{field}: {said}; begin a ControlNet with the student itself")
 
 
 def lacking(network, loaded):

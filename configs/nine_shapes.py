@@ -4,7 +4,7 @@
     anystep sample --prompt "a pink heart above a brown star"
 
 Hardware   2 CPU cores; any GPU or TPU takes the same file
-Time       about 35 minutes on 2 cores
+Time       31 minutes on 2 cores by the step times of the study's record; not run in one piece
 Result     .38, .76, .91, .96, .99 of 512 held-out prompts right at 1, 2, 4, 8, 32 steps, restart asking zero
 
 The recipe is that of `shapes`, four times as long: flow matching on half of the rows, jumps to s = 0 along the averaged weights' own guided

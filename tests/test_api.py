@@ -7,6 +7,7 @@ import toys
 
 from anystep import api
 from anystep.errors import UserError
+from anystep.types import Drawing
 
 PROMPTS = ["a red ring", "two blue squares"]
 INSIDE = [f"--config.objective.consistency.{field}" for field in ("share=1", "velocity=ema", "guidance=2.0", "at_zero=1.0")]
@@ -63,6 +64,13 @@ def test_a_scale_that_cannot_act_is_refused(models):
         drawn(models["inside"], 3.0, sampler="restart", ask="zero")
     assert api.guidance(models["inside"][0].drawing, None, "restart", "zero") == (2.0, "all")
     assert np.isfinite(drawn(models["inside"], None, sampler="restart", ask="zero")).all()
+
+
+def test_who_never_learned_without_a_prompt_is_not_guided():
+    drawing = Drawing(lambda steps, tokens: [1.0, 0.0], 1, (1,), "euler", "now", unprompted=False)
+    assert api.guidance(drawing, None, "euler", "now") == (1.0, "")
+    with pytest.raises(UserError, match="guidance scale 2: allowed 1"):
+        api.guidance(drawing, 2.0, "euler", "now")
 
 
 @pytest.mark.slow

@@ -153,11 +153,3 @@ def test_the_best_step_is_the_one_that_is_right_most_often(monkeypatch):
     assert found.steer.program.method.step == 0.2
     told = case._replace(settings=("step",))
     assert steer.tuned(told, None, *[None] * 5) is told  # nothing is tried
-
-
-def test_rows_of_sums_are_read_where_one_step_was_steered():
-    one = {"looks": [3, 1], "moves": [2, 0], "steered": [1, 1]}
-    assert steer.by_steps(one) == one | {"looks": [[3, 1]], "moves": [[2, 0]]}
-    assert steer.by_steps(one | {"steered": [2, 2]}) is None
-    for row in ({"looks": []}, {"looks": [[3, 1], [1, 1]]}, {"seconds": 1.0}):
-        assert steer.by_steps(row) is row

@@ -155,8 +155,7 @@ class Rows:
         d = model.drawing
         self.asked = f"{asked:08x} {tree.crc32(params):08x} {d.sampler} {d.ask} {d.scale:g} {d.eta:g}"
         there = logs.read_rows(Path(args.rows)) if Path(args.rows).exists() else []
-        found = {row["key"]: {name: unpacked(value) for name, value in row.items()} for row in there if "key" in row}
-        self.found = {key: row for key, row in ((key, by_steps(row)) for key, row in found.items()) if row}
+        self.found = {row["key"]: {name: unpacked(value) for name, value in row.items()} for row in there if "key" in row}
 
     def key(self, kind, case, batch=0):
         place = (jax.devices()[0].device_kind, jax.__version__) if kind == "cost" else ()  # seconds and bytes are a machine's own
@@ -177,14 +176,6 @@ class Rows:
 def unpacked(value):
     """Rows are flat: what each prompt has of its own is a list as a text."""
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
-
-
-def by_steps(row):
-    """A row with looks and moves of each steered step; rows were written with the sum of all, which of one step alone says as much. None
-    of more."""
-    if not row.get("looks") or isinstance(row["looks"][0], list):
-        return row
-    return row | {name: [row[name]] for name in ("looks", "moves")} if max(row["steered"]) == 1 else None
 
 
 if __name__ == "__main__":

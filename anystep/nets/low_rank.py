@@ -45,14 +45,15 @@ def adapted(trunk: Model, rank: int) -> Model:
         a = jax.random.normal(key, (layers, inside, rank)) / math.sqrt(inside)
         return {"a": a, "b": jnp.zeros((layers, rank, outside))}
 
-    def summed(params):
-        return merged(params | {"trunk": jax.lax.stop_gradient(params["trunk"])})
+    def summed(params, *parts):
+        added = {part: params["low_rank"][part] for part in parts if part in params["low_rank"]}
+        return merged({"trunk": jax.lax.stop_gradient(params["trunk"]), "low_rank": added})
 
     def embed(params, x, t, s, cond):
-        return trunk.embed(summed(params), x, t, s, cond)
+        return trunk.embed(summed(params, "embed"), x, t, s, cond)
 
     def blocks(params, h, lo, hi, capture=None):
-        return trunk.blocks(summed(params), h, lo, hi, capture)
+        return trunk.blocks(summed(params, *STACKS), h, lo, hi, capture)
 
     def head(params, h):
         return trunk.head(summed(params), h)

@@ -20,7 +20,7 @@ NO_NORM = "teacher without q/k norm"
 STEPS = 1600  # of a teacher, of the heads and the student of an ablation together; a full student has twice as many
 WITHOUT = {  # what is taken from the recipe
     "sprint, half": [],
-    "sCM only": ["objective.adversarial.share=0", "train.steps={half}"],
+    "sCM only": ["objective.adversarial.share=0"],
     "LADD only": ["objective.consistency.share=0"],
     "no guidance embedding": ["model.guidance=False", "objective.teacher.scales=(2.0,)"],
     "no max-time": ["objective.adversarial.at_noise=0.0"],
@@ -47,8 +47,8 @@ def get_plan(steps=STEPS, world=("checkpoint.every=400",)):
     }
     for name, overrides in WITHOUT.items():
         taught = taught_by("teacher-without-q-k-norm") if name == "no q/k norm" else sprint
-        less = [override.replace("{half}", str(steps // 2)) for override in overrides]
-        methods[name] = dict(overrides=[*taught, ours, *less], seeds=1, draws=[OWN])
+        length = steps if name != "sCM only" else steps // 2
+        methods[name] = dict(overrides=[*taught, f"train.steps={length}", *overrides], seeds=1, draws=[OWN])
     aim = place("teacher", PLAIN, 32)
     claims = [(place("sprint", OWN, 2), "better", aim, 0.9), (place("sprint", OWN, 1), "better", aim, 0.75)]
     claims += [(place("sprint", OWN, n), "better", place("teacher", PLAIN, n)) for n in (1, 2, 4)]
