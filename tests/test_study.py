@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from anystep.bench import _draw, _plan, _sum, study
+from anystep import logs
+from anystep.bench import _draw, _plan, _recall, _sum, study
 from anystep.errors import UserError
 
 PLAN = """
@@ -71,6 +72,16 @@ def test_a_study_from_end_to_end(plan, tmp_path, monkeypatch):
         _draw.main(["rows", str(plan), str(tmp_path / "runs"), run.folder.name])
     assert not trained and len(rows) > 3 and rows == {path: path.read_bytes() for path in rows}
 
+    elsewhere = ["--plan", str(plan), "--runs", str(tmp_path / "elsewhere"), "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr(study, "process", lambda *command: trained.append(command) if "rows" not in command else None)
+    study.main(elsewhere)
+    again = json.loads((tmp_path / "out.json").read_text())["result"]
+    assert (
+        [command[1] for command in trained] == ["costs", "costs"]
+        and again["rows"] == result["rows"]
+        and again["claims"] == result["claims"]
+    )
+
     plan.write_text(PLAN.replace('split="dev"', 'split="train"'))  # other prompts: nothing that is recorded answers them
     study.main(flags)
     assert json.loads((tmp_path / "out.json").read_text())["result"]["rows"] == []
@@ -117,6 +128,44 @@ def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
         assert said["verdict"] == "not recorded"
 
 
+def test_what_a_record_keeps_is_not_trained_again(plan, tmp_path):
+    student = '"student": dict(overrides=[*alone, "init_from={runs}/flow-matching-{seed}"], seeds=1, draws=[("euler", "now", 1.0)]),'
+    plan.write_text(PLAN.replace("methods={", "methods={" + student))
+    asked = _plan.read(str(plan))
+    first = {run.method: run for run in _plan.list_runs(asked, tmp_path / "first")}
+    for run in first.values():
+        writer = logs.JsonlWriter(run.folder / "rows.jsonl")
+        _, digest = _draw.asked_of(run, asked)
+        for key in run.keys(asked):
+            writer.write(dict(zip(_draw.NAMED, (digest, 8, *key), strict=True)) | {"correct": "1" * 24})
+    kept = _recall.kept(list(first.values()), asked)
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"result": {"drawn": kept, "costs": {method: [method] for method in first}}}))
+
+    def found(change, folder):
+        plan.write_text(PLAN.replace("methods={", "methods={" + student).replace(*change))
+        asked = _plan.read(str(plan))
+        runs = _plan.list_runs(asked, tmp_path / folder)
+        _recall.bring(record, runs, asked)
+        return {run.method for run in runs if _recall.to_train(run, runs, asked)}, _draw.read_costs(tmp_path / folder)
+
+    none, costs = found(("", ""), "same")
+    assert none == set() and costs == {_draw.digest(run): [method] for method, run in first.items()}
+    changed = found(("overrides=alone", 'overrides=[*alone, "optim.lr=7e-3"]'), "teacher")
+    assert changed[0] == {"flow matching", "student"}  # a student of another teacher is another student
+    changed, costs = found(("{runs}/flow-matching-{seed}", "{runs}/self-e-{seed}"), "student")
+    assert changed == {"student", "Self-E"} and costs == {}  # Self-E's rows are known, its weights are not
+
+
+def test_a_model_of_another_config_is_refused(plan, tmp_path):
+    plan.write_text(PLAN.replace("overrides=alone,", 'overrides=alone, model="nine_shapes",'))
+    with pytest.raises(UserError, match="take another model"):
+        study.main(["--plan", str(plan), "--runs", str(tmp_path)])
+    runs = _plan.list_runs(_plan.read("budget"), tmp_path)
+    packaged = next(run for run in runs if run.model)
+    assert packaged.done() and _draw.points(packaged, _plan.read("budget"), None) == {"end": packaged.config.train.steps}
+
+
 @pytest.mark.parametrize(
     "change, part",
     [
@@ -135,6 +184,7 @@ def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
         (('("euler", "now", 1.0)', '("euler", "now")'), "a scale or None"),
         (('("euler", "now", 1.0)', '("euler", "now", 1 / 3)'), "at most six digits"),
         (("overrides=alone", 'overrides=["seed=3"]'), "which all methods share"),
+        (('seeds=1, draws=[("euler", "now"', 'seeds=2, model=\'nine_shapes\', draws=[("euler", "now"'), "a model is of one seed"),
     ],
 )
 def test_plans_are_refused(plan, change, part):

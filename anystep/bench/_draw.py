@@ -91,7 +91,8 @@ def seconds_until(cost, step):
 
 def points(run, plan, cost):
     """{"step 800": saved step, "120 s": ..., "end": ...}: the newest checkpoint not beyond it, if there is one; no point beyond the end."""
-    saved, end = committed_steps(run.folder), run.config.train.steps
+    end = run.config.train.steps
+    saved = [end] if run.model else committed_steps(run.folder) or sorted({row["step"] for row in read_rows(run).values()})
     if not saved or saved[-1] != end:
         raise UserError(f"{run.folder}: has no checkpoint of its last step, {end}; remove the folder to train it again")
     found = {f"step {most}": [step for step in saved if step <= most] for most in plan["at_steps"] if most <= end}
@@ -128,7 +129,7 @@ def draw(run, plan, at):
         missing = [key for key in run.keys(plan, end) if (asked, step, *key) not in done]
         if not missing:
             continue
-        loaded, params = api.load(run.folder, step)
+        loaded, params = api.load(run.model) if run.model else api.load(run.folder, step)
         model = model or loaded  # one compilation for all the steps of a run
         for sampler, ask, scale, count in missing:
             began = time.perf_counter()

@@ -15,7 +15,9 @@ FIELDS = {
     "config": str,  # a packaged name or a file
     "world": list,  # overrides of every method: "train.steps=1600"
     # {runs} and {seed} in an override are the folder of the runs and the seed: a student begins with its seed's teacher, trained before it
-    "methods": dict,  # name -> {"overrides": [...], "seeds": n, "draws": [(sampler, ask, guidance scale or None = the config's), ...]}
+    # name -> {"overrides": [...], "seeds": n, "draws": [(sampler, ask, guidance scale or None = the config's), ...]}, and perhaps
+    # "model": one that was trained by this config already, a folder or a name, which is drawn from and not trained
+    "methods": dict,
     "steps": tuple,  # of the sampler
     "prompts": int,
     "split": str,
@@ -37,13 +39,17 @@ class Run(NamedTuple):
     arguments: list  # of `anystep train`, without the folder
     config: object
     draws: list  # (sampler, ask, scale)
+    model: str  # trained elsewhere, "" if here
 
     def done(self):
         """Whether it is trained. UserError if it was, under another config."""
-        file = self.folder / "config.json"
+        from anystep.models import folder_of
+
+        file = (folder_of(self.model) if self.model else self.folder) / "config.json"
         if file.exists() and unpinned(json.loads(file.read_text())) != unpinned(json.loads(json.dumps(self.config.to_dict()))):
-            raise UserError(f"{self.folder}: was trained under another config than the plan's now; take another folder for --runs")
-        return (self.folder / "model" / "weights.safetensors").exists()
+            other = "another folder for --runs" if not self.model else "another model"
+            raise UserError(f"{file.parent}: was trained under another config than the plan's now; take {other}")
+        return bool(self.model) or (self.folder / "model" / "weights.safetensors").exists()
 
     def keys(self, plan, end=True):
         """(sampler, ask, scale, steps) of everything that is drawn from a checkpoint, the last one or another."""
@@ -77,10 +83,12 @@ def read(name):
     for method, spec in plan["methods"].items():
         if method == "best":
             raise UserError(f"--plan {name}: a method must not be called 'best', which a claim means all others by")
-        if set(spec) != {"overrides", "seeds", "draws"} or not spec["draws"]:
-            raise UserError(f"--plan {name}: {method!r} needs overrides, seeds and draws")
+        if set(spec) - {"model"} != {"overrides", "seeds", "draws"} or not spec["draws"]:
+            raise UserError(f"--plan {name}: {method!r} needs overrides, seeds and draws, and may have a model")
         if not isinstance(spec["seeds"], int) or spec["seeds"] < 1:
             raise UserError(f"--plan {name}: {method!r} has seeds = {spec['seeds']!r}: must be a whole number, 1 or more")
+        if spec.get("model") and spec["seeds"] > 1:
+            raise UserError(f"--plan {name}: {method!r} has seeds = {spec['seeds']}: a model is of one seed")
         _check_draws(name, method, spec["draws"])
         if any(override.startswith(("data.", "seed=")) for override in spec["overrides"]):
             raise UserError(f"--plan {name}: {method!r} overrides the data or the seed, which all methods share; see 'world' and 'seeds'")
@@ -126,7 +134,8 @@ def list_runs(plan, folder):
                 asked = [*plan["world"], *own, f"seed={seed}", "train.sample_every=0", "checkpoint.keep=100000"]
                 arguments = ["--config", plan["config"], *(f"--config.{override}" for override in asked)]
                 place = folder / f"{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-{seed}"
-                runs.append(Run(method, seed, place, arguments, configs.load(arguments)[0], [tuple(draw) for draw in spec["draws"]]))
+                config, draws = configs.load(arguments)[0], [tuple(draw) for draw in spec["draws"]]
+                runs.append(Run(method, seed, place, arguments, config, draws, spec.get("model", "")))
     for run in runs:
         for sampler, ask, scale in run.draws:
             guidance(drawing_of(run.config), scale, sampler, ask)

@@ -4,9 +4,10 @@
 
 The plan (see `_plan`) says which configs, seeds, steps, guidance scales and claims. The same command again goes on where it stopped: runs
 from their checkpoints, rows from FOLDER/<method>-<seed>/rows.jsonl, where the verdict on each picture is kept, so that nothing recorded is
-drawn again. Rows are taken at fixed steps and at fixed seconds of one run: seconds are steps times the step times of all methods, measured
-side by side, not the clock of a shared machine on two different days. Training and drawing are processes of their own, one at a time: an
-accelerator has one owner.
+drawn again. FILE.json keeps them, too: on another machine, with an empty FOLDER, what it holds of the same configs is neither trained nor
+drawn again, but for the teachers of what is still to be trained. Rows are taken at fixed steps and at fixed seconds of one run: seconds are
+steps times the step times of all methods, measured side by side, not the clock of a shared machine on two different days. Training and
+drawing are processes of their own, one at a time: an accelerator has one owner.
 """
 
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from anystep import flags, logs
 from anystep.bench import _plan as plans
+from anystep.bench import _recall as recall
 from anystep.bench import _record as record
 from anystep.bench import _sum as sums
 from anystep.errors import UserError, run_main
@@ -25,7 +27,7 @@ def main(argv):
     parser.add_argument("--plan", required=True, help="a Python file with get_plan(), or the name of one in anystep/bench/plans")
     parser.add_argument("--runs", required=True, help="folder of the runs; the same folder goes on")
     parser.add_argument("--only", default="", help="methods to train now, separated by commas (default: all)")
-    parser.add_argument("--out", default="", help="JSON record to write, and a picture beside it")
+    parser.add_argument("--out", default="", help="JSON record to write, or to go on from, and a picture beside it")
     args = parser.parse_args(argv)
     plan = plans.read(args.plan)
     asked = [name.strip() for name in args.only.split(",") if name.strip()]
@@ -37,19 +39,21 @@ def main(argv):
 
     for run in runs:
         run.done()  # a run of another plan is no part of this one, whether it is trained now or not
+    if args.out:
+        recall.bring(args.out, runs, plan)
     costs = ("anystep.bench._draw", "costs", args.plan, str(folder))
     if plan["at_seconds"]:  # which checkpoints those are, the costs say
         process(*costs)
     for run in runs:
         if not asked or run.method in asked:
-            if not run.done():
+            if recall.to_train(run, runs, plan):
                 process("anystep", "train", *run.arguments, "--workdir", str(run.folder))
             process("anystep.bench._draw", "rows", args.plan, str(folder), run.folder.name)
     process(*costs)
     result = sums.summary(runs, plan, folder)
     print(sums.table(result))
     if args.out:
-        record.write(args.out, "anystep bench study " + " ".join(argv), result)
+        record.write(args.out, "anystep bench study " + " ".join(argv), result | {"drawn": recall.kept(runs, plan)})
         if result["rows"]:
             logs.save(sums.picture(result), Path(args.out).with_suffix(".png"))
 

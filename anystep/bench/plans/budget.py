@@ -1,7 +1,8 @@
-"""What more training buys: flow matching, Self-E, consistency and the hybrid of `any_step`, each once, twice and four times as long.
+"""What more training buys: flow matching, consistency and the hybrid of `any_step`, each once, twice and four times as long.
 
 The same world, networks and draws; every length is a whole schedule, in which annealing and the start of jumps keep their share.
-Runs of the single length are those of `any_step` (seed 0): with the same --runs they are not trained again.
+Runs of the single length are those of `any_step` (seed 0): with the same --runs they are not trained again. Consistency at four times is
+the packaged model.
 """
 
 from anystep.bench.plans import any_step
@@ -26,7 +27,6 @@ def get_plan():
     plan = any_step.get_plan()
     draws = {
         "flow matching": any_step.PLAIN[:1],
-        "Self-E": [any_step.ON_THE_WAY[0], any_step.PLAIN[0]],
         "consistency": [any_step.JUMPS, any_step.PLAIN[0]],
         "hybrid": [any_step.JUMPS, any_step.ON_THE_WAY[0]],
     }
@@ -35,6 +35,7 @@ def get_plan():
         for method, how in draws.items():
             overrides = plan["methods"][method]["overrides"] + (longer(times) if times > 1 else [])
             methods[called(method, times)] = dict(overrides=overrides, draws=how, seeds=1)
+    methods["consistency, 4x"]["model"] = "nine_shapes"
     claims = []
     for steps in plan["steps"]:
         for short, long in zip(TIMES, TIMES[1:], strict=False):
