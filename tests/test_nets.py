@@ -9,7 +9,7 @@ import toys
 from anystep import tree
 from anystep.nets.attention import attend
 from anystep.nets.blocks import DepthwiseConv3x3
-from anystep.nets.sana import patchify, unpatchify
+from anystep.nets.sana import patchify, product, unpatchify
 from anystep.types import Capture
 
 SANA = toys.SANA
@@ -99,6 +99,14 @@ def test_the_depthwise_convolution_is_the_textbook_one():
     kernel, dimensions = p["kernel"].reshape(3, 3, 1, 4), ("NHWC", "HWIO", "NHWC")
     expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions, feature_group_count=4)
     np.testing.assert_allclose(module.apply({"params": p}, x), expected + p["bias"].reshape(1, 1, 1, -1), atol=1e-5)
+
+
+def test_a_convolution_as_a_product_is_the_textbook_one():
+    x, kernel = (
+        jax.random.normal(key, shape) for key, shape in zip(jax.random.split(jax.random.key(0)), ((2, 5, 6, 4), (3, 3, 4, 7)), strict=True)
+    )
+    expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(product(x, kernel), expected, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ def build_net(config, shape, text_width, pooled, constrain, guidance):
     if m.net == "mmdit":
         net = mmdit.build(o, **common, constrain=constrain)
     else:
+        o = o._replace(products=bool(config.objective.adversarial.share))  # whose steps alternate under a `lax.cond`
         net = sana.build(o, text_width, PATHS[config.path.name], **common, constrain=constrain)
     if m.control:
         beside = controlnet.build(o._replace(depth=m.control), text_width, constrain)
