@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["anystep", "anystep.*"]), "anystep.configs"],
     package_dir={"anystep.configs": "configs"},  # installed inside the package, so that `--config shapes` works without a checkout
-    package_data={"anystep": ["pretrained/*/*"], "anystep.bench": ["records/*"], "anystep.weights": ["*.txt"]},
+    package_data={"anystep": ["pretrained/*/*", "pretrained/*/*/*"], "anystep.bench": ["records/*"], "anystep.weights": ["*.txt"]},
     entry_points={"console_scripts": ["anystep=anystep.__main__:main"]},
     install_requires=[
         "absl-py",

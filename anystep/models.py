@@ -23,8 +23,6 @@ from anystep.times import grid, time_law
 from anystep.types import Codec, Drawing, Model, Text
 from anystep.weights import encoders, pipelines
 
-PACKAGED = epath.Path(__file__).parent / "pretrained"
-
 
 class Pipeline(NamedTuple):
     """A network, its prompt encoder and how both are drawn from; `draw` is compiled once for each number of steps and size.
@@ -189,7 +187,7 @@ def over_devices(abstract):
 
 def packaged():
     """{name: folder} of the models that come with the package."""
-    return {folder.name: folder for folder in sorted(PACKAGED.iterdir()) if (folder / weights.WEIGHTS).exists()}
+    return {folder.name: folder for folder in sorted(weights.PACKAGED.iterdir()) if (folder / weights.WEIGHTS).exists()}
 
 
 def folder_of(name):

@@ -33,7 +33,10 @@ def parse(argv):
     parser.add_argument("--control", help="picture that a ControlNet follows as it is, edges white on black, of the drawn size")
     parser.add_argument("--control_from", help="picture whose edges it follows")
     parser.add_argument("--control_scale", type=flags.real(-10.0, 10.0), help="of what the ControlNet adds (default: 1)")
-    parser.add_argument("--steer", help="folder of a classifier (anystep steer-train): objects go where the prompt says")
+    parser.add_argument(
+        "--steer",
+        help="folder of a classifier (anystep steer-train), or name of a packaged model that has one: objects go where the prompt says",
+    )
     parser.add_argument("--method", choices=flags.STEERING, help="how to steer (default: fast)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of a pipeline's activations (default: float32)")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0, help="of the noise")

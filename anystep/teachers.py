@@ -19,7 +19,7 @@ from anystep.config import completed, typed
 from anystep.errors import UserError
 from anystep.files import digest
 from anystep.nets import sana
-from anystep.nets.build import build_net, build_text, has_teacher, shape_of
+from anystep.nets.build import build_net, build_text, gradients_in_branches, has_teacher, shape_of
 from anystep.stores import TEXT, digest_of, key_of
 from anystep.weights import pipelines, port
 from anystep.weights.peers import find as find_peer
@@ -27,7 +27,7 @@ from anystep.weights.peers import find as find_peer
 FIELD = "config.objective.teacher.folder"
 AGREED = ("net", "heads", "cross_heads", "patch", "double", "attention", "ffn", "positions", "predicts", "time_frequency", "time_span")
 AGREED += ("shift", "scale")
-PEERS_OWN = ("qk_norm", "time_scale", "guidance", "second_time", "shape", "scan", "remat", "dtype", "text_width")
+PEERS_OWN = ("qk_norm", "time_scale", "guidance", "second_time", "shape", "scan", "remat", "dtype", "products", "text_width")
 
 
 class Place(NamedTuple):
@@ -109,7 +109,7 @@ def model_of(config, constrain=lambda x: x):
         unpinned = name == "folder" or (name == "digest" and not mine[name])
         if not unpinned and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
             raise UserError(f"config.model.text.{name} = {mine[name]!r}: the teacher's is {its!r}")
-    return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance)
+    return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance, gradients_in_branches(config))
 
 
 def load(config) -> dict[str, Any]:

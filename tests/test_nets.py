@@ -110,6 +110,18 @@ def test_a_convolution_as_a_product_is_the_textbook_one():
 
 
 @pytest.mark.slow
+def test_products_change_no_answer_and_no_gradient():
+    one, other = (toys.tiny_sana(**SANA | {"stem": 8, "patch": 2, "products": products}) for products in (False, True))
+    params, inputs = toys.random_params(one), toys.picture_inputs(one)
+    results = [jax.jit(jax.value_and_grad(lambda p, m=m: jnp.sum(m.velocity(p, *inputs)[0] ** 2)))(params) for m in (one, other)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max() + 1e-7), *results)
+    convolutions = [
+        str(jax.make_jaxpr(lambda p, m=m: m.velocity(p, *inputs)[0])(params)).count("conv_general_dilated") for m in (one, other)
+    ]
+    assert convolutions[0] > 0 == convolutions[1]
+
+
+@pytest.mark.slow
 def test_the_second_time_says_nothing_at_first():
     model = toys.tiny_sana()
     x, t, s, cond = toys.picture_inputs(model)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anystep import api, config, evaluate, flags, sample
+from anystep import api, config, evaluate, flags, sample, weights
 from anystep.begin import FREE, differences
-from anystep.models import PACKAGED, packaged
+from anystep.models import packaged
 from anystep.subjects import subject
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +33,8 @@ def share_right(model, asked, **how):
 
 
 def test_what_is_packaged_is_what_its_config_makes():
-    folder = Path(PACKAGED) / flags.MODEL
-    assert sum(file.stat().st_size for file in Path(PACKAGED).rglob("*")) < 8e6 and set(packaged()) == {flags.MODEL}
+    folder = Path(weights.PACKAGED) / flags.MODEL
+    assert sum(file.stat().st_size for file in Path(weights.PACKAGED).rglob("*")) < 8e6 and set(packaged()) == {flags.MODEL}
     saved = config.completed(json.loads((folder / "config.json").read_text()))
     now = config.flatten(config.load(["--config", flags.MODEL])[0].to_dict())
     unused = (*FREE, "objective.self_evaluation", "model.remat")

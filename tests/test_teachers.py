@@ -63,6 +63,24 @@ def test_a_teacher_is_known_by_its_digest(shapes, tmp_path):
         teachers.load(pinned)
 
 
+def test_no_convolution_is_differentiated_in_a_branch(shapes):
+    """There it is slow on CPU: neither in the student, nor in the teacher whose blocks the heads read."""
+
+    def convolutions(config):
+        found = {}
+        for role, model in training_models(config, teacher=teachers.model_of(config)).items():
+            if role in ("net", "teacher"):
+                params, batch = jax.eval_shape(model.init, jax.random.key(0)), abstract_batch(config, training_models(config))
+                features = np.zeros((4, config.model.text.length, config.model.text.width), np.float32)
+                cond = {"features": features, "mask": features[..., 0] == 0, "guidance": np.ones(4, np.float32)}
+                x, t = np.zeros((4, *batch["x0"].shape[1:]), np.float32), np.ones(4, np.float32)
+                found[role] = str(jax.make_jaxpr(model.velocity)(params, x, t, t, cond)).count("conv_general_dilated[")
+        return found
+
+    assert convolutions(shapes) == {"net": 0, "teacher": 0}
+    assert min(convolutions(changed(shapes, objective__adversarial__share=0)).values()) > 0
+
+
 @pytest.mark.parametrize(
     "values, says",
     [

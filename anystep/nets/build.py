@@ -26,7 +26,7 @@ class Holds(NamedTuple):
 def build_models(config, constrain=lambda x: x):
     """{"net": Model, "text": Text} of a config (attribute access; see anystep.config for its fields): what draws."""
     encoder, text_width, pooled = build_text(config)
-    net = build_net(config, shape_of(config.data), text_width, pooled, constrain, config.model.guidance)
+    net = build_net(config, shape_of(config.data), text_width, pooled, constrain, config.model.guidance, gradients_in_branches(config))
     return {"net": net, "text": encoder}
 
 
@@ -39,7 +39,7 @@ def training_models(config, constrain=lambda x: x, teacher=None):
         return models | weighting_of(config)
     if teacher is None:
         _, text_width, pooled = build_text(config)
-        teacher = build_net(config, shape_of(config.data), text_width, pooled, constrain, guidance=False)
+        teacher = build_net(config, shape_of(config.data), text_width, pooled, constrain, False, gradients_in_branches(config))
     check_teacher(config, models["net"], teacher)
     found = models | weighting_of(config) | {"teacher": teacher}
     if config.objective.adversarial.share:
@@ -90,8 +90,14 @@ def token_width(model, encoder):
     return jax.eval_shape(inside, jax.random.key(0)).shape[-1]
 
 
-def build_net(config, shape, text_width, pooled, constrain, guidance):
-    """The Model of the section `model` for samples of `shape`."""
+def gradients_in_branches(config):
+    """Whether a training step takes gradients under a `lax.cond`: beside heads, where its phases alternate, and of a late fake term."""
+    o = config.objective
+    return bool(o.adversarial.share or (o.self_evaluation.share and o.self_evaluation.auxiliary_k < 1.0))
+
+
+def build_net(config, shape, text_width, pooled, constrain, guidance, products=False):
+    """The Model of the section `model` for samples of `shape`; products: see `sana.Options`."""
     m = config.model
     common = {"ends": ends(config), "gap": gap(config), "shift": m.shift, "scale": m.scale}
     if m.net == "mlp":
@@ -101,7 +107,7 @@ def build_net(config, shape, text_width, pooled, constrain, guidance):
     if m.net == "mmdit":
         net = mmdit.build(o, **common, constrain=constrain)
     else:
-        o = o._replace(products=bool(config.objective.adversarial.share))  # whose steps alternate under a `lax.cond`
+        o = o._replace(products=products)
         net = sana.build(o, text_width, PATHS[config.path.name], **common, constrain=constrain)
     if m.control:
         beside = controlnet.build(o._replace(depth=m.control), text_width, constrain)

@@ -49,7 +49,7 @@ class Options(NamedTuple):
     scan: bool = True
     remat: bool = False
     dtype: str = "float32"
-    products: bool = False  # convolutions of the stem as products of neighbours, for gradients under `lax.cond`: see conv3x3
+    products: bool = False  # the stem's convolutions as products, for gradients under a `lax.cond`: see conv3x3
     # what SANA's checkpoints have and the models of the configs here do not
     second_time: bool = True
     time_scale: float = 1.0  # of the network's clock over ours: 1000 where steps were counted
@@ -135,12 +135,13 @@ class Head(nn.Module):
 
 def conv3x3(o, features, name, dtype):
     """XLA's own convolution: on CPU its gradient takes half the time of products. Not so under a `lax.cond`, where it takes thirteen times
-    as long as theirs, since XLA puts convolutions into their fast form in a program's outermost computation alone."""
+    as long as theirs (jax 0.10.2), since XLA puts convolutions into their fast form in a program's outermost computation alone."""
     return nn.Conv(features, (3, 3), dtype=dtype, conv_general_dilated=product if o.products else None, name=name)
 
 
-def product(x, kernel, *_, **__):
+def product(x, kernel, strides=(1, 1), padding="SAME", **_):
     """A 3x3 convolution as one product of every place's neighbours."""
+    assert kernel.shape[:2] == (3, 3) and tuple(strides) == (1, 1) and padding == "SAME"
     return jnp.concatenate(shifts(x), axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
 

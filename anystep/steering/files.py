@@ -47,7 +47,8 @@ def save(folder, model, reader: Reader, params, things=(), report=None, net=None
 
 
 def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> Steering:
-    """What `anystep.sample(model, ..., steer=)` takes, from a folder that `anystep steer-train` wrote.
+    """What `anystep.sample(model, ..., steer=)` takes, from a folder that `anystep steer-train` wrote, or the classifier that comes with a
+    packaged model, by its name.
 
     method: "fast" | "faithful" | "amortised" | "best" | "flips"; strength: of every move, 0.0 for none; settings: fields of `Method` that
     differ, such as iterations=8, until=0.8, steps=2. net: params["net"] of the model; a note says so where the classifier was made with
@@ -55,8 +56,8 @@ def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> St
     """
     if not (isinstance(strength, numbers.Real) and math.isfinite(strength)):
         raise UserError(f"strength: {strength!r}, allowed a finite number")
-    config, params = weights.load_folder(folder)
-    where = epath.Path(folder)
+    where = folder_of(folder)
+    config, params = weights.load_folder(where)
     if config.get("steering") != VERSION:
         raise UserError(f"{where}: is no classifier of relations (steering {VERSION} in its config.json), anystep steer-train makes one")
     reader, things, made_for, times = parts_of(where, config)
@@ -77,6 +78,13 @@ def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> St
         raise UserError(f"{where}: {error}") from None
     program = Program(reader, method_of(method, settings, reader.corrects is not None))
     return Steering(program, params, strength, things, times=times, notes=notes_on(where, config, net))
+
+
+def folder_of(name):
+    """The folder, or that of a packaged model's classifier where there is no such folder."""
+    packaged = {folder.name: folder / "steer" for folder in weights.PACKAGED.iterdir()}.get(str(name))
+    there = (epath.Path(name) / weights.CONFIG).exists()
+    return packaged if packaged and packaged.exists() and not there else epath.Path(name)
 
 
 def notes_on(where, config, net):

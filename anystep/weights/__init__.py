@@ -3,6 +3,7 @@ pipelines, encoders."""
 
 from anystep.weights.folder import (
     CONFIG,
+    PACKAGED,
     PIPELINE,
     WEIGHTS,
     Match,
@@ -17,6 +18,7 @@ from anystep.weights.folder import (
 
 __all__ = [
     "CONFIG",
+    "PACKAGED",
     "PIPELINE",
     "WEIGHTS",
     "Match",

@@ -22,6 +22,7 @@ from anystep.files import write_whole
 from anystep.tree import nest, paths
 
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
+PACKAGED = epath.Path(__file__).parents[1] / "pretrained"  # a folder a model, in it perhaps steer/, a classifier of relations for it
 PIPELINE = "model_index.json"  # a folder of such folders, as diffusers writes it
 REFUSED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".msgpack", ".npy", ".h5")
 DTYPES = {
