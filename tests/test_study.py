@@ -1,11 +1,12 @@
 """A study on points: trained, drawn, resumed, summed up; what is recorded is not made again."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from anystep import logs
-from anystep.bench import _draw, _plan, _recall, _sum, study
+from anystep.bench import _draw, _plan, _recall, _record, _sum, study
 from anystep.errors import UserError
 
 PLAN = """
@@ -128,33 +129,55 @@ def test_the_rival_is_the_best_of_the_others_when_all_are_there(plan, tmp_path):
         assert said["verdict"] == "not recorded"
 
 
-def test_what_a_record_keeps_is_not_trained_again(plan, tmp_path):
-    student = '"student": dict(overrides=[*alone, "init_from={runs}/flow-matching-{seed}"], seeds=1, draws=[("euler", "now", 1.0)]),'
-    plan.write_text(PLAN.replace("methods={", "methods={" + student))
-    asked = _plan.read(str(plan))
-    first = {run.method: run for run in _plan.list_runs(asked, tmp_path / "first")}
-    for run in first.values():
-        writer = logs.JsonlWriter(run.folder / "rows.jsonl")
-        _, digest = _draw.asked_of(run, asked)
-        for key in run.keys(asked):
-            writer.write(dict(zip(_draw.NAMED, (digest, 8, *key), strict=True)) | {"correct": "1" * 24})
-    kept = _recall.kept(list(first.values()), asked)
-    record = tmp_path / "record.json"
-    record.write_text(json.dumps({"result": {"drawn": kept, "costs": {method: [method] for method in first}}}))
+STUDENTS = """
+            "student": dict(overrides=[*alone, "init_from={runs}/flow-matching-{seed}"], seeds=1, draws=[("euler", "now", 1.0)]),
+            "its student": dict(overrides=[*alone, "init_from={runs}/student-{seed}/model"], seeds=1, draws=[("euler", "now", 1.0)]),
+        },
+        steps=(1, 2)"""
 
-    def found(change, folder):
-        plan.write_text(PLAN.replace("methods={", "methods={" + student).replace(*change))
+
+def test_what_a_record_keeps_is_not_trained_again(plan, tmp_path):
+    text = PLAN.replace("},\n        steps=(1, 2)", STUDENTS.strip("\n"))
+    points, everything = {"step 4": 4, "step 6": 4, "end": 8}, {"flow matching", "Self-E", "student", "its student"}
+
+    def runs_of(folder, *change):
+        plan.write_text(text.replace(*change) if change else text)
         asked = _plan.read(str(plan))
-        runs = _plan.list_runs(asked, tmp_path / folder)
+        return asked, _plan.list_runs(asked, tmp_path / folder)
+
+    asked, runs = runs_of("first")
+    for run in runs:
+        writer, (_, digest) = logs.JsonlWriter(run.folder / "rows.jsonl"), _draw.asked_of(run, asked)
+        for step in (4, 8):
+            for key in run.keys(asked, step == 8):
+                writer.write(dict(zip(_draw.NAMED, (digest, step, *key), strict=True)) | {"correct": "1" * 24})
+        (run.folder / _draw.POINTS).write_text(json.dumps(points))
+    record, costs = tmp_path / "record.json", {run.method: {"phases": [[0, 1.0]], "name": run.method} for run in runs}
+    _record.write(record, "bench study", {"drawn": _recall.kept(runs, asked, costs)})
+
+    def to_train(folder, *change):
+        asked, runs = runs_of(folder, *change)
         _recall.bring(record, runs, asked)
         return {run.method for run in runs if _recall.to_train(run, runs, asked)}, _draw.read_costs(tmp_path / folder)
 
-    none, costs = found(("", ""), "same")
-    assert none == set() and costs == {_draw.digest(run): [method] for method, run in first.items()}
-    changed = found(("overrides=alone", 'overrides=[*alone, "optim.lr=7e-3"]'), "teacher")
-    assert changed[0] == {"flow matching", "student"}  # a student of another teacher is another student
-    changed, costs = found(("{runs}/flow-matching-{seed}", "{runs}/self-e-{seed}"), "student")
-    assert changed == {"student", "Self-E"} and costs == {}  # Self-E's rows are known, its weights are not
+    none, brought = to_train("same")
+    assert none == set() and brought == {_draw.digest(run): costs[run.method] for run in runs}
+    _, again = runs_of("same")
+    assert [_draw.read_rows(run) for run in again] == [_draw.read_rows(run) for run in runs]
+    assert _draw.points(again[0], asked, None) == points
+    lr = ("overrides=alone", 'overrides=[*alone, "optim.lr=7e-3"]')
+    with pytest.raises(UserError, match="another config"):  # rows that were brought are of that config, too
+        to_train("same", *lr)
+    changed, brought = to_train("teacher", *lr)
+    assert changed == everything - {"Self-E"} and brought == {}  # a student of another teacher is another student, and so is its student
+    assert to_train("student", "{runs}/flow-matching-{seed}", "{runs}/self-e-{seed}")[0] == {"student", "its student", "Self-E"}
+    assert to_train("points", "at_steps=(4, 6)", "at_steps=(4, 7)")[0] == everything
+    again[1].folder.joinpath("rows.jsonl").write_text("")
+    assert to_train("same")[0] == set() and _draw.read_rows(again[1])  # what is missing is brought
+    for wrong in ("{", "{}", "[]"):
+        record.write_text(wrong)
+        with pytest.raises(UserError, match="no record of a study"):
+            to_train("same")
 
 
 def test_a_model_of_another_config_is_refused(plan, tmp_path):
@@ -164,6 +187,8 @@ def test_a_model_of_another_config_is_refused(plan, tmp_path):
     runs = _plan.list_runs(_plan.read("budget"), tmp_path)
     packaged = next(run for run in runs if run.model)
     assert packaged.done() and _draw.points(packaged, _plan.read("budget"), None) == {"end": packaged.config.train.steps}
+    with pytest.raises(UserError, match="must be a model folder"):
+        packaged._replace(model=str(Path(__file__).parent / "fixtures/pipeline_sana_flow")).done()
 
 
 @pytest.mark.parametrize(
@@ -184,7 +209,10 @@ def test_a_model_of_another_config_is_refused(plan, tmp_path):
         (('("euler", "now", 1.0)', '("euler", "now")'), "a scale or None"),
         (('("euler", "now", 1.0)', '("euler", "now", 1 / 3)'), "at most six digits"),
         (("overrides=alone", 'overrides=["seed=3"]'), "which all methods share"),
-        (('seeds=1, draws=[("euler", "now"', 'seeds=2, model=\'nine_shapes\', draws=[("euler", "now"'), "a model is of one seed"),
+        (
+            ('seeds=1, draws=[("euler", "now"', 'seeds=2, model=\'nine_shapes\', draws=[("euler", "now"'),
+            "must be a folder or a name, and seeds 1",
+        ),
     ],
 )
 def test_plans_are_refused(plan, change, part):

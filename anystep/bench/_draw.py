@@ -5,7 +5,7 @@
 
 A row is one line of rows.jsonl: what was asked (a digest of prompts and guidance), the training step, sampler, ask, scale, steps; then a
 letter a prompt, "1" for right, so that later questions about tags or pairs need no second drawing; how the pictures look beside the
-data's (`look`, `variety`); `seconds` include compiling.
+data's (`look`, `variety`); `seconds` include compiling; and with what it was `made`.
 """
 
 import json
@@ -19,6 +19,7 @@ import numpy as np
 
 from anystep import logs
 from anystep.bench import _plan as plans
+from anystep.bench import _record as record
 from anystep.bench.steps import Case
 from anystep.checkpoint import committed_steps
 from anystep.errors import UserError, run_main
@@ -27,6 +28,7 @@ from anystep.subjects import subject
 from anystep.train_step import kinds, phases
 
 NAMED = ("asked", "step", "sampler", "ask", "scale", "steps")  # what a row is found by
+COSTS, POINTS = "costs.json", "points.json"  # of a study; of a run whose checkpoints are on another machine
 
 
 def main(argv):
@@ -49,7 +51,7 @@ def digest(run):
 
 def read_costs(folder):
     """{digest: {"phases": [[first step, seconds per step], ...], "flops_ratio", "memory_bytes"}}"""
-    kept = folder / "costs.json"
+    kept = folder / COSTS
     return json.loads(kept.read_text()) if kept.exists() else {}
 
 
@@ -75,7 +77,7 @@ def costs(runs, folder, rounds=5, steps=4):
         entry["phases"].append([first, scale * statistics.median(taken)])
         entry["flops_ratio"] = cases[name, first].flops / base
         entry["memory_bytes"] = cases[name, first].memory
-    write_whole(folder / "costs.json", json.dumps(found, indent=1).encode())
+    write_whole(folder / COSTS, json.dumps(found, indent=1).encode())
 
 
 def starts(config):
@@ -92,14 +94,23 @@ def seconds_until(cost, step):
 def points(run, plan, cost):
     """{"step 800": saved step, "120 s": ..., "end": ...}: the newest checkpoint not beyond it, if there is one; no point beyond the end."""
     end = run.config.train.steps
-    saved = [end] if run.model else committed_steps(run.folder) or sorted({row["step"] for row in read_rows(run).values()})
-    if not saved or saved[-1] != end:
+    saved = [end] if run.model else committed_steps(run.folder)
+    if end not in saved and (kept := read_points(run)):
+        names = {"end", *(f"step {most}" for most in plan["at_steps"]), *(f"{most} s" for most in plan["at_seconds"])}
+        return {name: step for name, step in kept.items() if name in names}
+    if end not in saved:
         raise UserError(f"{run.folder}: has no checkpoint of its last step, {end}; remove the folder to train it again")
     found = {f"step {most}": [step for step in saved if step <= most] for most in plan["at_steps"] if most <= end}
     for most in plan["at_seconds"]:
         if most <= seconds_until(cost, end):
             found[f"{most} s"] = [step for step in saved if seconds_until(cost, step) <= most]
     return {name: steps[-1] for name, steps in found.items() if steps} | {"end": end}
+
+
+def read_points(run):
+    """`points` as a record had them, {} where none was brought."""
+    kept = run.folder / POINTS
+    return json.loads(kept.read_text()) if kept.exists() else {}
 
 
 def asked_of(run, plan):
@@ -113,7 +124,11 @@ def asked_of(run, plan):
 def read_rows(run):
     """{what the row is found by: row}"""
     kept = run.folder / "rows.jsonl"
-    return {tuple(row[name] for name in NAMED): row for row in (logs.read_rows(kept) if kept.exists() else [])}
+    return {found_by(row): row for row in (logs.read_rows(kept) if kept.exists() else [])}
+
+
+def found_by(row):
+    return tuple(row[name] for name in NAMED)
 
 
 def draw(run, plan, at):
@@ -137,13 +152,13 @@ def draw(run, plan, at):
             seconds = time.perf_counter() - began
             verdicts = [judge(picture, row) for picture, row in zip(x, metadata, strict=True)]
             said = {name: "".join(str(int(verdict[name])) for verdict in verdicts) for name in ("correct", "joint")}
-            found_by = dict(zip(NAMED, (asked, step, sampler, ask, scale, count), strict=True))
-            more = {"seconds": seconds, "variety": None}
+            key = dict(zip(NAMED, (asked, step, sampler, ask, scale, count), strict=True))
+            more = {"seconds": seconds, "variety": None, "made": record.made()}
             if end and (sampler, ask, scale) == run.draws[0] and math.prod(plan["variety"]):
                 some, each = plan["variety"]
                 again = [prompt for prompt in prompts[:some] for _ in range(each)]
                 more["variety"] = variety(api.sample_array(model, params, again, count, guide=scale, sampler=sampler, ask=ask), each)
-            writer.write(found_by | said | look(x, run.config.model) | more)
+            writer.write(key | said | look(x, run.config.model) | more)
 
 
 def look(x, section):

@@ -1,5 +1,6 @@
 """What a study is to do: the fields of a plan, its checks, and the runs it stands for. Everything is refused here, before the first run."""
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -9,7 +10,9 @@ from typing import NamedTuple
 from anystep import compare
 from anystep import config as configs
 from anystep.errors import UserError
+from anystep.files import digest
 from anystep.flags import ASKS, SAMPLERS
+from anystep.weights import WEIGHTS
 
 FIELDS = {
     "config": str,  # a packaged name or a file
@@ -45,15 +48,39 @@ class Run(NamedTuple):
         """Whether it is trained. UserError if it was, under another config."""
         from anystep.models import folder_of
 
-        file = (folder_of(self.model) if self.model else self.folder) / "config.json"
+        folder = folder_of(self.model) if self.model else self.folder
+        if self.model and not (folder / WEIGHTS).exists():
+            raise UserError(f"plan: the model {self.model!r} of {self.method!r}: must be a model folder (config.json + {WEIGHTS})")
+        file = folder / "config.json"
         if file.exists() and unpinned(json.loads(file.read_text())) != unpinned(json.loads(json.dumps(self.config.to_dict()))):
             other = "another folder for --runs" if not self.model else "another model"
-            raise UserError(f"{file.parent}: was trained under another config than the plan's now; take {other}")
-        return bool(self.model) or (self.folder / "model" / "weights.safetensors").exists()
+            raise UserError(f"{folder}: was trained under another config than the plan's now; take {other}")
+        return bool(self.model) or (self.folder / "model" / WEIGHTS).exists()
 
     def keys(self, plan, end=True):
         """(sampler, ask, scale, steps) of everything that is drawn from a checkpoint, the last one or another."""
         return [(*how, steps) for how in (self.draws if end else self.draws[:1]) for steps in plan["steps"]]
+
+
+def begins_with(run, other):
+    """Whether a run's config names the folder of another one, or something in it."""
+    said = json.dumps(run.config.to_dict())
+    return other is not run and any(f'"{other.folder}{end}' in said for end in '"/')
+
+
+def identity(run, runs):
+    """Digest of all that decides what a run draws: of its config, where folders of other runs count as their identities, and of the
+    weights that it has from elsewhere."""
+    from anystep.models import folder_of
+
+    said = json.dumps(unpinned(json.loads(json.dumps(run.config.to_dict()))), sort_keys=True)
+    for other in runs:
+        if begins_with(run, other):
+            for end in '"/':
+                said = said.replace(f'"{other.folder}{end}', f'"{identity(other, runs)}{end}')
+    if run.model:
+        said += str(digest(folder_of(run.model) / WEIGHTS))
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def unpinned(saved):
@@ -87,8 +114,8 @@ def read(name):
             raise UserError(f"--plan {name}: {method!r} needs overrides, seeds and draws, and may have a model")
         if not isinstance(spec["seeds"], int) or spec["seeds"] < 1:
             raise UserError(f"--plan {name}: {method!r} has seeds = {spec['seeds']!r}: must be a whole number, 1 or more")
-        if spec.get("model") and spec["seeds"] > 1:
-            raise UserError(f"--plan {name}: {method!r} has seeds = {spec['seeds']}: a model is of one seed")
+        if "model" in spec and not (isinstance(spec["model"], str) and spec["seeds"] == 1):
+            raise UserError(f"--plan {name}: {method!r} has a model, {spec['model']!r}: must be a folder or a name, and seeds 1")
         _check_draws(name, method, spec["draws"])
         if any(override.startswith(("data.", "seed=")) for override in spec["overrides"]):
             raise UserError(f"--plan {name}: {method!r} overrides the data or the seed, which all methods share; see 'world' and 'seeds'")

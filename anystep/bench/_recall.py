@@ -5,52 +5,60 @@ from pathlib import Path
 
 from anystep import logs
 from anystep.bench import _draw as drawing
+from anystep.bench import _record as record
+from anystep.bench._plan import begins_with, identity
+from anystep.errors import UserError
 from anystep.files import write_whole
 
 
-def kept(runs, plan):
-    """{run: {"identity", "rows"}} of what answers the plan's questions so far, for the record."""
+def kept(runs, plan, costs):
+    """{run: {"identity", "points", "cost", "rows"}} of what answers the plan's questions so far, for the record."""
     found = {}
     for run in runs:
         asked = drawing.asked_of(run, plan)[1]
         rows = [row for row in drawing.read_rows(run).values() if row["asked"] == asked]
         if rows:
-            found[run.folder.name] = {"identity": identity(run, runs), "rows": rows}
+            points, cost = drawing.points(run, plan, costs[run.method]), costs[run.method]
+            found[run.folder.name] = {"identity": identity(run, runs), "points": points, "cost": cost, "rows": rows}
     return found
 
 
-def bring(record, runs, plan):
-    """Writes costs and rows that a record holds of the same configs to the folder of the runs, where there are none yet."""
-    held = json.loads(Path(record).read_text())["result"] if Path(record).exists() else {}
-    same = [run for run in runs if held.get("drawn", {}).get(run.folder.name, {}).get("identity") == identity(run, runs)]
+def bring(path, runs, plan):
+    """Writes what a record holds of the same runs into their folders, beside what is there: config, points, rows; and costs if they were
+    measured on a device like this one, with these versions. UserError for a file that is no record."""
+    if not Path(path).exists():
+        return
+    try:
+        said = json.loads(Path(path).read_text())
+        held, made = said["result"].get("drawn", {}), {name: said[name] for name in ("device", "versions")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"--out {path}: is there and no record of a study, {type(error).__name__} ({error})") from None
+    same = [run for run in runs if held.get(run.folder.name, {}).get("identity") == identity(run, runs)]
     for run in same:
-        if not (run.folder / "rows.jsonl").exists():
-            run.folder.mkdir(parents=True, exist_ok=True)
-            writer = logs.JsonlWriter(run.folder / "rows.jsonl")
-            for row in held["drawn"][run.folder.name]["rows"]:
+        there, writer = drawing.read_rows(run), logs.JsonlWriter(run.folder / "rows.jsonl")
+        for row in held[run.folder.name]["rows"]:
+            if drawing.found_by(row) not in there:
                 writer.write(row)
-    costs = runs[0].folder.parent / "costs.json"
-    if runs[0] in same and not costs.exists():  # the first run's time is the unit of all
-        write_whole(costs, json.dumps({drawing.digest(run): held["costs"][run.method] for run in same}, indent=1).encode())
-
-
-def identity(run, runs):
-    """Digests of a run's config and of those that it begins with: a student of another teacher is another student."""
-    return "-".join(drawing.digest(each) for each in runs if each is run or begins_with(run, each))
-
-
-def begins_with(run, other):
-    return any(argument.endswith(f"={other.folder}") for argument in run.arguments)
+        if not run.done():
+            write_whole(run.folder / "config.json", json.dumps(run.config.to_dict()).encode())  # another one is refused from now on
+        write_whole(run.folder / drawing.POINTS, json.dumps(held[run.folder.name]["points"]).encode())
+    folder = runs[0].folder.parent
+    if runs[0] in same and made == record.place() and not (folder / drawing.COSTS).exists():  # the first one's time is the unit of all
+        costs = {drawing.digest(run): held[run.folder.name]["cost"] for run in same}
+        write_whole(folder / drawing.COSTS, json.dumps(costs, indent=1).encode())
 
 
 def drawn(run, plan):
-    """Whether all is recorded that is to be drawn at the end of training."""
-    asked, rows = drawing.asked_of(run, plan)[1], drawing.read_rows(run)
-    return all((asked, run.config.train.steps, *key) in rows for key in run.keys(plan))
+    """Whether all is recorded that the plan asks of a run, by an earlier one's points."""
+    points, rows, asked = drawing.read_points(run), drawing.read_rows(run), drawing.asked_of(run, plan)[1]
+    wanted = {"end", *(f"step {most}" for most in plan["at_steps"] if most <= run.config.train.steps)}
+    if not wanted <= set(points):
+        return False
+    return all((asked, step, *key) in rows for name, step in points.items() for key in run.keys(plan, name == "end"))
 
 
 def to_train(run, runs, plan):
     """Whether weights are missing that a run, or one which begins with it, is to be drawn with."""
     if run.done():
         return False
-    return not drawn(run, plan) or any(begins_with(other, run) and to_train(other, runs, plan) for other in runs)
+    return not drawn(run, plan) or any(begins_with(other, run) and to_train(other, runs, plan) for other in runs if other is not run)

@@ -8,30 +8,31 @@ import pathlib
 import platform
 import subprocess
 
+from anystep.files import write_whole
+
 
 def write(path, command, result):
     """`result` as JSON with the command, the commit, the device and the versions it was measured with."""
+    said = {"command": command.strip(), "date": datetime.date.today().isoformat(), "commit": commit()} | place() | {"result": result}
+    write_whole(path, (json.dumps(said, indent=1) + "\n").encode())
+    print(path)
+
+
+def commit():
+    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True)
+    return said.stdout.strip() or None
+
+
+def place():
+    """{"device", "versions"} of this process."""
     import jax
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True).stdout.strip()
-    text = json.dumps(
-        {
-            "command": command.strip(),
-            "date": datetime.date.today().isoformat(),
-            "commit": commit or None,
-            "device": {
-                "kind": jax.devices()[0].device_kind,
-                "count": jax.device_count(),
-                "cores": os.cpu_count(),
-                "machine": platform.machine(),
-            },
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-            "result": result,
-        },
-        indent=1,
-    )
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text + "\n")
-    print(path)
+    device = {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "cores": os.cpu_count(), "machine": platform.machine()}
+    libraries = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
+    return {"device": device, "versions": {"python": platform.python_version()} | libraries}
+
+
+def made():
+    """The same in a few words, for one row among others."""
+    here = place()
+    return f"{(commit() or 'no commit')[:12]}, {here['device']['count']} {here['device']['kind']}, jax {here['versions']['jax']}"

@@ -4,10 +4,10 @@
 
 The plan (see `_plan`) says which configs, seeds, steps, guidance scales and claims. The same command again goes on where it stopped: runs
 from their checkpoints, rows from FOLDER/<method>-<seed>/rows.jsonl, where the verdict on each picture is kept, so that nothing recorded is
-drawn again. FILE.json keeps them, too: on another machine, with an empty FOLDER, what it holds of the same configs is neither trained nor
-drawn again, but for the teachers of what is still to be trained. Rows are taken at fixed steps and at fixed seconds of one run: seconds are
-steps times the step times of all methods, measured side by side, not the clock of a shared machine on two different days. Training and
-drawing are processes of their own, one at a time: an accelerator has one owner.
+drawn again. FILE.json keeps them, too (those of before 2026-11-22 do not): on another machine, with an empty FOLDER, what it holds of the
+same runs is neither trained nor drawn again, but for the teachers of what is still to be trained. Rows are taken at fixed steps and at
+fixed seconds of one run: seconds are steps times the step times of all methods, measured side by side, not the clock of a shared machine on
+two different days. Training and drawing are processes of their own, one at a time: an accelerator has one owner.
 """
 
 import subprocess
@@ -26,11 +26,11 @@ def main(argv):
     parser = flags.Parser(prog="anystep bench study", description=__doc__.splitlines()[0])
     parser.add_argument("--plan", required=True, help="a Python file with get_plan(), or the name of one in anystep/bench/plans")
     parser.add_argument("--runs", required=True, help="folder of the runs; the same folder goes on")
-    parser.add_argument("--only", default="", help="methods to train now, separated by commas (default: all)")
+    parser.add_argument("--only", default="", help="methods to train now, separated by semicolons (default: all)")
     parser.add_argument("--out", default="", help="JSON record to write, or to go on from, and a picture beside it")
     args = parser.parse_args(argv)
     plan = plans.read(args.plan)
-    asked = [name.strip() for name in args.only.split(",") if name.strip()]
+    asked = [name.strip() for name in args.only.split(";") if name.strip()]
     for name in asked:
         if name not in plan["methods"]:
             raise UserError(f"--only {name!r}: allowed {', '.join(plan['methods'])}")
@@ -53,7 +53,7 @@ def main(argv):
     result = sums.summary(runs, plan, folder)
     print(sums.table(result))
     if args.out:
-        record.write(args.out, "anystep bench study " + " ".join(argv), result | {"drawn": recall.kept(runs, plan)})
+        record.write(args.out, "anystep bench study " + " ".join(argv), result | {"drawn": recall.kept(runs, plan, result["costs"])})
         if result["rows"]:
             logs.save(sums.picture(result), Path(args.out).with_suffix(".png"))
 

@@ -81,10 +81,16 @@ def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> St
 
 
 def folder_of(name):
-    """The folder, or that of a packaged model's classifier where there is no such folder."""
-    packaged = {folder.name: folder / "steer" for folder in weights.PACKAGED.iterdir()}.get(str(name))
-    there = (epath.Path(name) / weights.CONFIG).exists()
-    return packaged if packaged and packaged.exists() and not there else epath.Path(name)
+    """The folder, or that of a packaged model's classifier, by the model's name, where there is no such folder."""
+    packaged = {folder.name: folder / "steer" for folder in weights.PACKAGED.iterdir() if (folder / "steer" / weights.CONFIG).exists()}
+    here = epath.Path(name)
+    if str(name) in packaged and not (here / weights.CONFIG).exists():
+        return packaged[str(name)]
+    if not (here / weights.CONFIG).exists():
+        raise UserError(
+            f"{here}: no classifier's folder (it has no {weights.CONFIG}), nor a packaged model's ({', '.join(packaged) or 'none has one'})"
+        )
+    return here
 
 
 def notes_on(where, config, net):

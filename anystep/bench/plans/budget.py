@@ -19,7 +19,7 @@ def longer(times):
 
 
 def called(method, times):
-    return f"{method}, {times}x"
+    return f"{method} {times}x"
 
 
 def get_plan():
@@ -34,7 +34,7 @@ def get_plan():
         for times in TIMES
         for method, how in draws.items()
     }
-    methods["consistency, 4x"]["model"] = "nine_shapes"
+    methods["consistency 4x"]["model"] = "nine_shapes"
 
     def place(method, times, steps):
         return any_step.place(called(method, times), draws[method][0], steps)
