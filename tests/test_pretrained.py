@@ -1,4 +1,4 @@
-"""The packaged model: what the record says of it holds here, and samplers do on a network that has learned what they should."""
+"""The packaged models: what the records say of them holds here, samplers and steering do on networks that have learned what they should."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anystep import api, config, evaluate, flags, sample, weights
+from anystep import api, config, evaluate, flags, sample, steering, weights
 from anystep.begin import FREE, differences
+from anystep.bench import _steer
 from anystep.models import packaged
 from anystep.subjects import subject
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "anystep/bench/records" / f"pretrained_{flags.MODEL}_cpu.json"
-PROMPTS = 192
+PROMPTS, STEERED = 192, "steer_shapes"
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +33,38 @@ def share_right(model, asked, **how):
     return np.array([asked.judge(picture, row)["joint"] for picture, row in zip(drawn, asked.metadata, strict=True)], float)
 
 
-def test_what_is_packaged_is_what_its_config_makes():
-    folder = Path(weights.PACKAGED) / flags.MODEL
-    assert sum(file.stat().st_size for file in Path(weights.PACKAGED).rglob("*")) < 8e6 and set(packaged()) == {flags.MODEL}
+@pytest.mark.parametrize("name", [flags.MODEL, STEERED])
+def test_what_is_packaged_is_what_its_config_makes(name):
+    folder = Path(weights.PACKAGED) / name
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 8e6 and set(packaged()) == {flags.MODEL, STEERED}
     saved = config.completed(json.loads((folder / "config.json").read_text()))
-    now = config.flatten(config.load(["--config", flags.MODEL])[0].to_dict())
+    now = config.flatten(config.load(["--config", name])[0].to_dict())
     unused = (*FREE, "objective.self_evaluation", "model.remat")
     left = [said for path, said in differences(json.loads(json.dumps(saved)), json.loads(json.dumps(now))) if not path.startswith(unused)]
     assert not left
+
+
+@pytest.mark.slow
+def test_steering_needs_two_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    how = ["--model", STEERED, "--steer", STEERED, "--steps", "1"]
+    sample.main([*how, "--prompt", "a red ring left of a blue square"])
+    assert (tmp_path / "grid_steered.png").exists() and "left" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_steering_moves_objects_where_the_prompt_says():
+    model, params = api.load(STEERED)
+    steer = steering.load(STEERED, model, net=params["net"])
+    assert not steer.notes
+    what = _steer.asked(model, 96, 1, "dev", seed=5)
+    prompts = [row["prompt"] for row in what.metadata]
+    right = {}
+    for name, way in (("plain", None), ("steered", steer)):
+        x = api.sample_array(model, params, prompts, 1, seed=5, steer=way)
+        right[name] = np.array([what.judge(picture, row)["position"] for picture, row in zip(x, what.metadata, strict=True)], float)
+    gain = right["steered"] - right["plain"]
+    assert gain.mean() > max(0.1, 2 * gain.std() / np.sqrt(len(gain)))
 
 
 @pytest.mark.slow
