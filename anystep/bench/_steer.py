@@ -3,6 +3,7 @@ and measured in `_steer_costs`."""
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from anystep import api, shapes, steering, tree
@@ -82,6 +83,7 @@ def draw(case, model, params, what: Asked, seed, fields):
     """Verdicts, a letter a prompt; of each prompt what the steering says."""
     prompts = [row["prompt"] for row in what.metadata]
     x, info = api.sample_and_say(model, params, prompts, case.steps, seed, steer=case.steer, first=what.first)
+    jax.clear_caches()  # each case is a program of its own, and some fifty of them use up the maps of memory that a process may have
     verdicts = [what.judge(picture, row) for picture, row in zip(x, what.metadata, strict=True)]
     return {field: "".join(str(int(verdict[field])) for verdict in verdicts) for field in fields} | spoken(info)
 
