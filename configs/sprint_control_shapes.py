@@ -52,7 +52,7 @@ def get_config():
                 positions="sincos",
                 qk_norm=True,
                 stem=64,
-                predicts="x0",
+                predicts="v",
                 time_frequency=4.0,
                 time_span=16.0,
                 second_time=False,

@@ -9,9 +9,9 @@ Hardware      2 CPU cores; any GPU or TPU takes the same file
 Time          not measured; the demo's flow-matching half, about 4 minutes on 2 cores
 Result        not measured
 
-The network and the optimizer of the demo (configs/shapes.py), without the second time: SANA-Sprint's networks know one. Its time embedding
-is dense, its highest frequency 4 rad per unit of time, and queries and keys are normalised: what the paper's fine-tuning adds to a SANA
-before it may teach is there from the first step.
+The network and the optimizer of the demo (configs/shapes.py), without the second time, since SANA-Sprint's networks know one, and putting
+out a velocity, for the sake of its students (configs/sprint_shapes.py). Its time embedding is dense, its highest frequency 4 rad per unit
+of time, and queries and keys are normalised: what the paper's fine-tuning adds to a SANA before it may teach is there from the first step.
 """
 
 from ml_collections import ConfigDict
@@ -47,7 +47,7 @@ def get_config():
                 positions="sincos",
                 qk_norm=True,
                 stem=64,
-                predicts="x0",
+                predicts="v",
                 time_frequency=4.0,
                 time_span=16.0,
                 second_time=False,
