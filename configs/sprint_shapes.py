@@ -12,9 +12,10 @@ Time          not measured; by the count of FLOPs about four times the teacher's
 Result        not measured; 500 steps of consistency alone, 4 minutes on one core: .27, .56, .80 of 128 held-out prompts right at 1, 2, 4
               steps, its teacher .00, .10, .77, and .85 at 32
 
-Both networks put out a velocity, as SANA does, and not the data as the demo's: with f = x - t v nothing has to be learned at t = 0, where f
-= x. One that puts out the data may agree with itself along the whole path and with nothing at its end. Those diverged as soon as the warm-
-up of the tangent ended, under Muon at 1e-3 and 2e-4 and under AdamW at 1e-4; of the one that went on the loss fell to zero.
+Both networks put out a velocity, as SANA does, and not the data as the demo's. Students that put out the data diverged when the warm-up of
+the tangent ended, under Muon at 1e-3 and 2e-4 and under AdamW at 1e-4, one run each; where one went on, beside heads, the loss fell to
+zero. The likely reason, which no run has isolated: f = x - t v is x at t = 0 for any v, while theirs is held to it below t = 0.05 alone,
+where few rows are, so that f may agree with itself and with no picture.
 
 Half of a student's rows learn consistency along the teacher's guided velocity, by the derivative, the other half to pass for data on the
 teacher's blocks 1 and 3. Times follow the released law, log-normal in tan of the angle with (0.2, 1.6) at deviation 0.5: a logit-normal of

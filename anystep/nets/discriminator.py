@@ -97,7 +97,7 @@ def leaky(x):
 
 def conv(weights, x):
     """Over the tokens of x [B, N, C], circularly: a product for each tap, one after the other, added up in float32. Convolutions whose
-    kernels are mapped over, heads here, become grouped ones, which took five times as long on CPU; and nine taps at once would hold nine
+    kernels are mapped over, heads here, become grouped ones, slow on CPU; and nine taps at once would hold nine
     times the features."""
     kernel, around = weights["kernel"].astype(x.dtype), len(weights["kernel"]) // 2
 

@@ -134,8 +134,8 @@ class Head(nn.Module):
 
 
 def conv3x3(o, features, name, dtype):
-    """XLA's own convolution: on CPU its gradient takes half the time of products. Not so under a `lax.cond`, where it takes thirteen times
-    as long as theirs (jax 0.10.2), since XLA puts convolutions into their fast form in a program's outermost computation alone."""
+    """XLA's own convolution: on CPU its gradient takes half the time of products. Not so under a `lax.cond`, where it takes many times
+    as long as theirs (jax 0.10.2)."""
     return nn.Conv(features, (3, 3), dtype=dtype, conv_general_dilated=product if o.products else None, name=name)
 
 
