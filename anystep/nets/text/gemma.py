@@ -116,7 +116,8 @@ def build(tokenizer, options: Options = Options(), length=300, instruction="", l
     """A Text role by SANA's rule (2410.10629, Sec. 3.1): the `instruction` is said before the prompt, and of what was encoded the first
     token and the last `length` - 1 are handed on, so that the network sees the prompt and not the instruction.
 
-    The null prompt "" is said without it. `lower`: diffusers' pipelines lower-case prompts, SANA's own code does not; both strip them.
+    The null prompt "" is said without it. `lower`: diffusers' pipelines lower-case prompts, SANA's own code does not; both strip them. They
+    differ in the instruction's quotation marks, too: 'Enhanced prompt' in the text that we say, "Enhanced prompt" in SANA's own code.
     """
     around = len(tokenizer.opening) + len(tokenizer.closing)
     whole = len(tokenizer.ids([instruction])[0]) + around + length - 2 if instruction else length
