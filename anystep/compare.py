@@ -8,6 +8,9 @@ With d_i the difference of prompt i (a mean over seeds, in [-1, 1]) and n_k the 
                = var(d_s) / seeds                     where both sides are the same trainings, d_s the difference of training s
     error^2    = prompts^2 + seeds^2                  a little too wide: v holds some of the luck with prompts, too
 
+Prompts of a tag are independent draws of the world's own captions, so that a short caption may be drawn more than once: errors are those of
+the mean over its captions as often as it says them, not over different texts.
+
 Without a second seed on either side the error is that of these two trainings, not of two methods: `seeds` is None. Few seeds know their
 own variance badly: bounds are quantiles of Student's t with the degrees of freedom of error^2 (Welch, Satterthwaite).
 """

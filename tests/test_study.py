@@ -174,10 +174,17 @@ def test_what_a_record_keeps_is_not_trained_again(plan, tmp_path):
     assert to_train("points", "at_steps=(4, 6)", "at_steps=(4, 7)")[0] == everything
     again[1].folder.joinpath("rows.jsonl").write_text("")
     assert to_train("same")[0] == set() and _draw.read_rows(again[1])  # what is missing is brought
-    for wrong in ("{", "{}", "[]"):
+    assert to_train("same", "at_seconds=(1000,)", "at_seconds=(7,)")[0] == everything  # there is no picture of that time
+    _recall.forget(again[1])
+    assert to_train("same", '"train.log_every=4"', '"train.log_every=2"')[0] == set()  # which decides nothing
+    for wrong in ("{", "{}", "[]", '{"result": {"rows": []}}'):
         record.write_text(wrong)
-        with pytest.raises(UserError, match="no record of a study"):
+        with pytest.raises(UserError, match="no record that a study can go on from"):
             to_train("same")
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(UserError, match="no record that a study can go on from"):
+        to_train("same")
 
 
 def test_a_model_of_another_config_is_refused(plan, tmp_path):
@@ -204,6 +211,9 @@ def test_a_model_of_another_config_is_refused(plan, tmp_path):
         (("steps=1), 0.8)", "steps=1), 0.8, 1)"), r"\(place, claim, place\[, share\]\)"),
         (("variety=(4, 3)", "variety=(25, 3)"), "variety"),
         (("variety=(4, 3)", "variety=(4, 1)"), "variety"),
+        (("variety=(4, 3)", "variety=(4, 2.5)"), "variety .* whole numbers"),
+        (("at_steps=(4, 6)", 'at_steps=("4",)'), "at_steps .* whole numbers"),
+        (('dict(method="best", steps=1), 0.8)', '"best", 0.8)'), "claim about 'best': must be a dictionary"),
         (('method="best", steps=1), 0.8)', 'method="best", steps=3), 0.8)'), "of something that the plan draws"),
         (('("euler", "now", 1.0)', '("eule", "now", 1.0)'), "must be .euler, heun"),
         (('("euler", "now", 1.0)', '("euler", "now")'), "a scale or None"),
@@ -224,6 +234,8 @@ def test_plans_are_refused(plan, change, part):
 def test_flags_are_refused(plan, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         study.main(["--plan", "none", "--runs", str(tmp_path)])
+    with pytest.raises(UserError, match="must be a folder of this machine"):
+        study.main(["--plan", str(plan), "--runs", "gs://bucket/runs"])
     with pytest.raises(UserError, match="allowed flow matching, Self-E"):
         study.main(["--plan", str(plan), "--runs", str(tmp_path), "--only", "self-e"])
     bad = plan.read_text().replace('"train.steps=8"', '"train.steps=0"')

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from anystep import compare
 from anystep import config as configs
+from anystep.config.since import SINCE
 from anystep.errors import UserError
 from anystep.files import digest
 from anystep.flags import ASKS, SAMPLERS
@@ -33,6 +34,7 @@ FIELDS = {
 }
 PLANS = Path(__file__).parent / "plans"
 PLACE = ("method", "sampler", "ask", "scale", "steps")
+DECIDE_NOTHING = ("train.log_every", "train.sample_every", "checkpoint.keep")  # of what is drawn
 
 
 class Run(NamedTuple):
@@ -52,7 +54,7 @@ class Run(NamedTuple):
         if self.model and not (folder / WEIGHTS).exists():
             raise UserError(f"plan: the model {self.model!r} of {self.method!r}: must be a model folder (config.json + {WEIGHTS})")
         file = folder / "config.json"
-        if file.exists() and unpinned(json.loads(file.read_text())) != unpinned(json.loads(json.dumps(self.config.to_dict()))):
+        if file.exists() and told(json.loads(file.read_text())) != told(self.config.to_dict()):
             other = "another folder for --runs" if not self.model else "another model"
             raise UserError(f"{folder}: was trained under another config than the plan's now; take {other}")
         return bool(self.model) or (self.folder / "model" / WEIGHTS).exists()
@@ -73,7 +75,7 @@ def identity(run, runs):
     weights that it has from elsewhere."""
     from anystep.models import folder_of
 
-    said = json.dumps(unpinned(json.loads(json.dumps(run.config.to_dict()))), sort_keys=True)
+    said = json.dumps(told(run.config.to_dict()), sort_keys=True)
     for other in runs:
         if begins_with(run, other):
             for end in '"/':
@@ -83,9 +85,11 @@ def identity(run, runs):
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def unpinned(saved):
-    """A saved config, flat, without what a run wrote down at its start."""
-    return json.loads(json.dumps(configs.completed(saved) | {"objective.teacher.digest": ""}))
+def told(saved):
+    """A config, flat, without what decides nothing, what a run wrote down at its start, and fields at the value of configs that were saved
+    before these were there, so that a field of a later version does not make another run of it."""
+    since, said = json.loads(json.dumps(SINCE)), json.loads(json.dumps(configs.completed(saved) | {"objective.teacher.digest": ""}))
+    return {name: value for name, value in said.items() if name not in DECIDE_NOTHING and (name not in since or value != since[name])}
 
 
 def read(name):
@@ -103,6 +107,9 @@ def read(name):
     for field, kind in FIELDS.items():
         if not isinstance(plan[field], kind):
             raise UserError(f"--plan {name}: {field!r} must be a {kind.__name__}, is {plan[field]!r}")
+    for field in ("variety", "at_steps", "at_seconds"):
+        if not all(type(number) is int and number >= 0 for number in plan[field]):
+            raise UserError(f"--plan {name}: {field} {plan[field]!r}: must be whole numbers")
     if len(plan["variety"]) != 2 or not (plan["variety"] == (0, 0) or 0 < plan["variety"][0] <= plan["prompts"] and plan["variety"][1] > 1):
         raise UserError(f"--plan {name}: variety {plan['variety']!r}: must be (prompts, pictures of each, two or more), or (0, 0)")
     if not plan["steps"] or not all(isinstance(steps, int) and 1 <= steps <= 1000 for steps in plan["steps"]):
@@ -137,7 +144,9 @@ def _check_draws(name, method, draws):
 def _check_claim(name, plan, claim):
     if len(claim) not in (3, 4) or claim[1] not in compare.CLAIMS:
         raise UserError(f"--plan {name}: claim {claim!r}: must be (place, claim, place[, share]), claim one of {', '.join(compare.CLAIMS)}")
-    for place, may_be_best in ((claim[0], False), (claim[2], True)):
+    for place, may_be_best in ((claim[0], False), (claim[2], len(plan["methods"]) > 1)):
+        if not isinstance(place, dict):
+            raise UserError(f"--plan {name}: claim about {place!r}: must be a dictionary of {', '.join(PLACE)}")
         if may_be_best and place.get("method") == "best" and set(place) == {"method", "steps"} and place["steps"] in plan["steps"]:
             continue
         spec = plan["methods"].get(place.get("method"), {"draws": ()})

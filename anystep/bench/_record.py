@@ -19,8 +19,14 @@ def write(path, command, result):
 
 
 def commit():
-    said = subprocess.run(["git", "rev-parse", "HEAD"], cwd=pathlib.Path(__file__).parent, capture_output=True, text=True)
-    return said.stdout.strip() or None
+    """That of this file's repository; None where it is installed without one, or git is missing."""
+    here = pathlib.Path(__file__).resolve().parents[2]
+    try:
+        said = subprocess.run(["git", "rev-parse", "--show-toplevel", "HEAD"], cwd=here, capture_output=True, text=True)
+    except OSError:
+        return None
+    top, _, commit = said.stdout.strip().partition("\n")
+    return commit if said.returncode == 0 and pathlib.Path(top).resolve() == here else None
 
 
 def place():

@@ -4,10 +4,11 @@
 
 The plan (see `_plan`) says which configs, seeds, steps, guidance scales and claims. The same command again goes on where it stopped: runs
 from their checkpoints, rows from FOLDER/<method>-<seed>/rows.jsonl, where the verdict on each picture is kept, so that nothing recorded is
-drawn again. FILE.json keeps them, too (those of before 2026-11-22 do not): on another machine, with an empty FOLDER, what it holds of the
-same runs is neither trained nor drawn again, but for the teachers of what is still to be trained. Rows are taken at fixed steps and at
-fixed seconds of one run: seconds are steps times the step times of all methods, measured side by side, not the clock of a shared machine on
-two different days. Training and drawing are processes of their own, one at a time: an accelerator has one owner.
+drawn again. FILE.json keeps them, too: on another machine, with an empty FOLDER, what it holds of the same runs is neither trained nor
+drawn again, but for the teachers of what is still to be trained. (`any_step_16px_cpu.json` was written before that and is refused.) Rows
+are taken at fixed steps and at fixed seconds of one run: seconds are steps times the step times of all methods, measured side by side on
+the machine that drew them, not the clock of a shared machine on two different days. Training and drawing are processes of their own, one at
+a time: an accelerator has one owner. It takes hours: `nohup anystep bench study ... > study.log &` leaves it in the background.
 """
 
 import subprocess
@@ -34,6 +35,8 @@ def main(argv):
     for name in asked:
         if name not in plan["methods"]:
             raise UserError(f"--only {name!r}: allowed {', '.join(plan['methods'])}")
+    if "://" in args.runs:
+        raise UserError(f"--runs {args.runs!r}: must be a folder of this machine")
     folder = Path(flags.folder(args.runs, "--runs"))
     runs = plans.list_runs(plan, folder)
 
@@ -47,6 +50,7 @@ def main(argv):
     for run in runs:
         if not asked or run.method in asked:
             if recall.to_train(run, runs, plan):
+                recall.forget(run)
                 process("anystep", "train", *run.arguments, "--workdir", str(run.folder))
             process("anystep.bench._draw", "rows", args.plan, str(folder), run.folder.name)
     process(*costs)

@@ -3,8 +3,8 @@
     softmax   o = softmax(q k' / sqrt(d) + mask) v                        computed in float32
     linear    o_n = sum_m relu(q_n).relu(k_m) v_m / sum_m relu(q_n).relu(k_m)        SANA (2410.10629), float32, O(N d^2)
 
-Epsilons are those of diffusers, whose weights are the ones that are loaded: 1e-5 in every q/k norm, 1e-15 under the linear attention. SANA's
-own code has 1e-6 in the cross attention's norm and 1e-8 under the linear one.
+Epsilons are those of diffusers, whose weights are the ones that are loaded: 1e-5 in every q/k norm, 1e-15 under the linear attention.
+SANA's own code has 1e-6 in the cross attention's norm and 1e-8 under the linear one.
 
 Plain einsums on purpose: every stock fused kernel is a custom_vjp that refuses `jax.jvp`, and only at lowering.
 """
