@@ -23,6 +23,8 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
     extrapolated a second time. Where only such jumps are asked, the scale is that of the training, and a UserError tells whoever wants
     another.
     """
+    if drawing.jumps_only and sampler in ("heun", "dpm"):
+        raise UserError(f"sampler {sampler!r}: allowed restart, ddim or euler, because this model answers with jumps to the data")
     wanted = number("guide", drawing.scale if scale is None else scale)
     if drawing.told:
         return wanted, "all"

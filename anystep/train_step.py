@@ -2,7 +2,8 @@
 donated.
 
 Beside a discriminator steps are of two kinds that take turns inside the one compiled program: even ones move the heads and nothing else, on
-all rows of the batch, odd ones move all the others, as the objectives share the rows. Whatever counts steps (schedules, warm-ups, starts,
+all rows of the batch, odd ones move all the others, as the objectives share the rows: heads first, as in SANA-Sprint's Alg. 2 (the released
+loop begins with the student). Whatever counts steps (schedules, warm-ups, starts,
 the averages, the keys of draws) counts those of its own kind. The two losses of an odd step are differentiated one after the other, so that
 their gradients have norms of their own: they share no forward pass, so this costs no FLOPs, only a second gradient in memory.
 """

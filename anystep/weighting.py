@@ -1,7 +1,7 @@
 """What is done to a tangent or a loss so that training stays calm. Each is the identity at its "none".
 
 clip    g min(1, 1 / rms(g))               bounds the tangent's root mean square at 1
-l2      g / (|g| + c)                      sCM and the released SANA-Sprint loop (2410.11081, Eq. 8), c = 0.1 for data of deviation 0.5
+l2      g / (|g| + c)                      sCM and the released SANA-Sprint loop (2410.11081, Eq. 8); 0.1 at deviation 0.5 is 0.2 here
 rms     g / (rms(g) + c)                   the same with a norm that does not depend on the resolution
 adaptive   loss / sg(loss + c)^p           MeanFlow (2505.13447, Sec. 4.3): c = 0.01, p = 1
 huber      the same with p = 1/2           the gradient of the pseudo-Huber loss of improved consistency training (2310.14189), doubled

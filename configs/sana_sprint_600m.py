@@ -4,8 +4,8 @@
     anystep train --config sana_sprint_600m --workdir runs/sprint --config.data.path=STORE \
         --config.objective.teacher.folder=TEACHER --config.init_from=TEACHER
 
-TEACHER       a diffusers folder of a SANA with q/k norms and dense times (Efficient-Large-Model/SANA_Sprint_*_teacher_diffusers), or what
-              this config makes of any SANA as its first stage: see below
+TEACHER       a diffusers folder of a SANA with q/k norms and dense times (Efficient-Large-Model/Sana_Sprint_0.6B_1024px_teacher_diffusers;
+              its config.json must say timestep_scale = 0.001, or its clock counts 1,000 steps), or what the first stage below makes
 Starts from   the teacher, but for the embedding of the guidance scale
 Images seen   20,000 steps of 512: 10 million, every other batch for the heads
 Parameters    student 593,501,216, as released; --dry_run prints all roles
@@ -22,11 +22,13 @@ The first stage, for a SANA without q/k norms whose clock counts 1,000 steps: fl
         --config.objective.time.mean=0.0 --config.objective.time.std=1.0 \
         --config.data.batch=1024 --config.eval.sampler=dpm --config.eval.ask=now
 
-What is the paper's and what the released loop's: batch, clip, tangent warm-up (4,000 steps of both kinds there, 2,000 of the student's
-here) are theirs. lr is the paper's 2e-6; the loop multiplies it by the root of batch / 256, 2.83e-6 at 512 (--config.optim.lr=2.83e-6).
-Weights, too: each loss has one half of the rows here, all of them there, hence 2 and 1 for 1 and 0.5; the EMA is ours, the loop has
-none. The norm of the tangent is by root mean square and nothing is divided by its angle twice (see objectives/consistency.py), so that the
-learned weight need not fall by e^10 before consistency counts; AdamW stands in for CAME.
+What is the paper's and what the released loop's: the law of the student's times, (0.2, 1.6) in log tan at deviation 0.5, is the one the
+loop shipped (the paper's F.2 chose (0.0, 1.6), sCM began with (-0.8, 1.6)); batch, clip, tangent warm-up (4,000 steps of both kinds there,
+2,000 of the student's here) are theirs. lr is the paper's 2e-6; the loop multiplies it by the root of batch / 256, 2.83e-6 at 512
+(--config.optim.lr=2.83e-6). Weights, too: each loss has one half of the rows here, all of them there, hence 2 and 1 for 1 and 0.5; the EMA
+is ours, the loop has none. The norm of the tangent is by root mean square and nothing is divided by its angle twice (see
+objectives/consistency.py), so that the learned weight need not fall by e^10 before consistency counts, which at this lr it could not (see
+nets/logvar.py). AdamW stands in for CAME, for the heads too, as in the loop, which does not read its block for their own optimizer.
 """
 
 from ml_collections import ConfigDict

@@ -120,6 +120,7 @@ TAUGHT = ONE_TIME | dict(
     eval__ask="zero",
 )
 HEADS = TAUGHT | dict(objective__adversarial__share=1)
+HALF_JUMPS = dict(model__second_time=True, objective__consistency__at_zero=0.5, objective__teacher__scales=(2.0,))
 RULES += [
     (ONE_TIME | dict(objective__self_evaluation__share=1), "objective.self_evaluation.share", dict(model__second_time=True)),
     (
@@ -143,6 +144,26 @@ RULES += [
     (ALONE | dict(objective__teacher__folder="x"), "objective.teacher.folder", dict(objective__adversarial__share=1)),
     (TAUGHT | dict(path__name="trig"), "path.name", dict(path__name="linear")),
     (HEADS | dict(objective__adversarial__blocks=(2, 1)), "objective.adversarial.blocks", dict(objective__adversarial__blocks=(1, 2))),
+    (HEADS | dict(objective__consistency__warmup=51, train__steps=100), "objective.consistency.warmup", dict(train__steps=102)),
+    (HEADS | dict(objective__consistency__share=0), "model.guidance", dict(model__guidance=False, eval__scale=1.0)),
+    (
+        HEADS | dict(data__batch=1, objective__consistency__share=0, model__guidance=False, eval__scale=1.0),
+        "objective.adversarial.misaligned",
+        dict(objective__adversarial__misaligned=False),
+    ),
+    (TAUGHT | dict(model__second_time=True, eval__ask="now"), "eval.ask", dict(eval__ask="zero")),
+    (
+        TAUGHT | dict(model__second_time=True, eval__sampler="heun"),
+        "eval.sampler",
+        dict(objective__flow_matching__share=1, model__guidance=False),
+    ),
+    (TAUGHT | HALF_JUMPS, "model.guidance", dict(model__guidance=False, objective__consistency__s_min=0.25)),
+    (TAUGHT | HALF_JUMPS | dict(model__guidance=False), "objective.consistency.s_min", dict(objective__consistency__s_min=0.25)),
+    (
+        TAUGHT | HALF_JUMPS | dict(model__guidance=False, objective__consistency__at_zero=0.0),
+        "objective.teacher.scales",
+        dict(objective__teacher__scales=(1.0,)),
+    ),
     (HEADS | dict(objective__adversarial__weight=0.0), "objective.adversarial.weight", dict(objective__adversarial__weight=0.5)),
     (HEADS | dict(train__steps=1, optim__warmup=0), "train.steps", dict(train__steps=2)),
     (

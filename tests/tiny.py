@@ -59,7 +59,7 @@ def arguments(name, folder, *more):
         if name in CONTROLLED:
             beginning = teacher(folder, [*flags, *more, *PLAIN, f"--config.objective.teacher.folder={place}"], "student", ())
         flags += [f"--config.objective.teacher.folder={place}", f"--config.init_from={beginning}"]
-        flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.warmup=2"]
+        flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.warmup=1"]
     return [*flags, *more]
 
 

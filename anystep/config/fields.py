@@ -123,9 +123,11 @@ FIELDS = {
         "along what: noise - x0, or what the averaged weights or the teacher answer at s = t", "data", "ema", "teacher"
     ),
     "objective.consistency.guidance": real("scale inside the jumps along the averaged weights, 1 = none", 0.0, 100.0),
-    "objective.consistency.interval": many("t_low, t_high of that guidance", real("", 0.0, 1.0), 2, 2),
+    "objective.consistency.interval": many(
+        "t_low, t_high of guidance along averages or teacher; a scale that the teacher is told has none", real("", 0.0, 1.0), 2, 2
+    ),
     "objective.consistency.at_noise": real("share of its rows at t = 1", 0.0, 1.0),
-    "objective.consistency.warmup": whole("steps over which the tangent comes in", 0),
+    "objective.consistency.warmup": whole("steps over which the tangent comes in; beside adversarial every other one counts", 0),
     "objective.consistency.form": one_of("where its step is measured: flow time, or TrigFlow as in sCM", "linear", "trig"),
     "objective.consistency.tangent_norm": one_of("what tames the tangent", "none", "clip", "l2", "rms"),
     "objective.consistency.tangent_constant": real("added to the norm of l2 and rms; sCM's is 0.2 for data of deviation 1", POSITIVE, 1e6),
@@ -143,7 +145,7 @@ FIELDS = {
     "optim.name": one_of("optimizer", "adamw", "muon"),
     "optim.lr": real("learning rate after the warm-up", 0.0, 100.0),
     "optim.final_lr": real("of the cosine, as a fraction of lr", 0.0, 1.0),
-    "optim.warmup": whole("steps of linear warm-up", 0),
+    "optim.warmup": whole("steps of linear warm-up; beside adversarial every other one counts", 0),
     "optim.b1": real("decay of the first moment", 0.0, 0.999999),
     "optim.b2": real("decay of the second moment", 0.0, 0.999999),
     "optim.muon_rms": real("root mean square of muon's step over lr; 0.2 is adamw's", POSITIVE, 100.0),

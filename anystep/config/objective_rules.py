@@ -69,9 +69,24 @@ def one_time_has_one_answer(c):
         refuse("objective.flow_matching.share", o.flow_matching.share, must)
     if o.consistency.share and o.consistency.at_zero < 1:
         refuse("objective.consistency.at_zero", o.consistency.at_zero, "1 for config.model.second_time = False: it asks for s > 0")
-    if jumps and (c.eval.sampler not in ("restart", "ddim", "ddim_ratio") or c.eval.ask != "zero"):
-        name, must = ("eval.ask", "'zero'") if c.eval.ask != "zero" else ("eval.sampler", "'restart' or 'ddim'")
-        refuse(name, c.eval[name[5:]], f"{must} for config.model.second_time = False, whose answers are jumps to 0")
+    if jumps:
+        drawn_by_jumps(c, "for config.model.second_time = False, whose answers are jumps to 0")
+
+
+def drawn_by_jumps(c, why):
+    if c.eval.ask != "zero":
+        refuse("eval.ask", c.eval.ask, f"'zero' {why}")
+    if c.eval.sampler not in ("restart", "ddim", "ddim_ratio"):
+        refuse("eval.sampler", c.eval.sampler, f"'restart' or 'ddim' {why}")
+
+
+def velocities_are_trained(c):
+    """Jumps to s = 0 alone say nothing of s = t."""
+    o = c.objective
+    jumps = o.adversarial.share or (o.consistency.share and o.consistency.at_zero == 1)
+    others = o.flow_matching.share or o.self_evaluation.share or (o.consistency.share and o.consistency.at_zero < 1)
+    if c.model.second_time and jumps and not others:
+        drawn_by_jumps(c, "without flow_matching: nothing trains the velocity at s = t")
 
 
 def the_teacher_is_used(c):
@@ -86,8 +101,17 @@ def the_teacher_is_used(c):
         refuse("path.name", "trig", "'linear' beside a teacher; config.objective.consistency.form = 'trig' is sCM's own measure")
     if c.model.guidance and jumps.share and jumps.velocity != "teacher":
         refuse("model.guidance", True, "False for jumps along anything but a teacher: no scale is behind them")
-    if c.model.guidance and c.objective.flow_matching.share:
-        refuse("model.guidance", True, "False next to flow_matching, whose velocities no scale is behind")
+    if c.model.guidance and not jumps.share:
+        refuse("model.guidance", True, "False without consistency: nothing else is learned under a scale")
+    if c.model.guidance and (c.objective.flow_matching.share or c.objective.self_evaluation.share or jumps.at_zero < 1):
+        refuse("model.guidance", True, "False next to what is learned at s > 0, which no scale is behind")
+    guided = set(t.scales) != {1.0}
+    if guided and jumps.share and jumps.velocity == "teacher" and jumps.at_zero == 0:
+        refuse("objective.teacher.scales", t.scales, "(1.0,) for at_zero = 0: only jumps to s = 0 are guided")
+    if guided and jumps.share and jumps.velocity == "teacher" and jumps.at_zero < 1 and jumps.s_min == 0:
+        refuse("objective.consistency.s_min", 0.0, "> 0 for guided jumps to s = 0 next to plain ones above: their limit is another answer")
+    if a.share and a.misaligned and c.data.batch < 2:
+        refuse("objective.adversarial.misaligned", True, "False for config.data.batch = 1: there is no other picture")
     if a.share and list(a.blocks) != sorted(set(a.blocks)):
         refuse("objective.adversarial.blocks", a.blocks, "increasing")
     if a.share and not a.weight:
@@ -155,6 +179,8 @@ def jumps_have_a_teacher(c):
     steps, called = own_steps(c)
     if jumps.start >= steps:
         refuse("objective.consistency.start", jumps.start, f"< {called}: no jump would be trained")
+    if jumps.start + jumps.warmup > steps:
+        refuse("objective.consistency.warmup", jumps.warmup, f"together with start = {jumps.start} <= {called}")
     if jumps.velocity == "ema" and not (c.objective.flow_matching.share and c.objective.flow_matching.weight):
         refuse("objective.consistency.velocity", "ema", "'data' without config.objective.flow_matching.share: nothing else trains s = t")
     if jumps.interval[0] >= jumps.interval[1]:

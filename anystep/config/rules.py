@@ -20,6 +20,7 @@ from anystep.config.objective_rules import (
     the_fake_term_is_trained,
     the_form_fits,
     the_teacher_is_used,
+    velocities_are_trained,
     warmup_fits,
 )
 from anystep.stores import read_index
@@ -202,5 +203,6 @@ RULES = (
     the_fake_term_is_trained,
     path_has_objective,
     something_to_ask,
+    velocities_are_trained,
     report_is_ordered,
 )

@@ -22,8 +22,9 @@ def sinusoid(t, width, highest=1.0, span=1e4):
 
 
 class TimeEmbedding(nn.Module):
-    """sinusoid -> Dense -> SiLU -> Dense, float32. `zero` starts the last layer at zero: a second time that says nothing until it is
-    trained."""
+    """sinusoid -> Dense -> SiLU -> Dense, float32. `zero` starts the last layer at zero: a second time, or a guidance scale, that says
+    nothing until it is trained. The first layer must not be zero, too, as it is in diffusers' SANA-Sprint script: then only the last bias
+    has a gradient, and the embedding never comes to depend on its number."""
 
     width: int
     highest: float

@@ -6,14 +6,15 @@ told from data by heads on a frozen teacher's blocks.
     discriminator   loss = ( relu(1 - D(x0)) + [ relu(1 + D(x0_hat)) + relu(1 + D(x0 of another row)) ] / 2 ) / 2
 
 Means are over all tokens of all heads. t is the generator's law with a share of the rows at t = 1 exactly ("max-time": there one step
-begins; the paper's Table 6), s a law of its own: the released (-0.6, 1.0) of log tan at deviation 0.5 is a logit-normal of mean
+begins; half of them, the paper's text says, where its Table 3 is the run of 70 %, which scored better; diffusers' script hands the heads
+t = 1/2 there by mistake), s a law of its own: the released (-0.6, 1.0) of log tan at deviation 0.5 is a logit-normal of mean
 -0.6 + log 2. The two losses never see the same step: `train_step` lets them take turns.
 
-Paper and released loop differ: the paper sums over heads and has no halves (the size of both only scales the heads' learning rate, and Adam
-undoes it; halves and means keep the loss near 1); it noises both sides to one level, the loop to two (`one_level`): with one level the two
-halves of the hinge are paired and their difference is less noisy, with two a head cannot know the level of the other side, which it is
-never told anyway; the loop's is the default. The third term, pictures under a neighbour's prompt, is the loop's; without it nothing asks
-the heads to read.
+Paper and released loop differ: the paper sums over heads and has no halves (for the heads that only scales the learning rate, which Adam
+undoes but for clipping; for the generator a sum over K heads is a weight K times ours); it noises both sides to one level, the loop to two
+(`one_level`): with one level the two halves of the hinge are paired and their difference is less noisy, with two a head cannot know the
+level of the other side, which it is never told anyway; the loop's is the default. The third term, pictures under a neighbour's prompt, is
+the loop's; without it nothing asks the heads to read.
 """
 
 import jax

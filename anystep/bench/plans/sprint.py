@@ -2,10 +2,12 @@
 
 The teacher of every seed is trained first and is the beginning of that seed's students. The full student has 1,600 steps of its own beside
 as many of its heads, three seeds; the ablations, from the teacher of seed 0, half of that, against a full one of the same length. "LADD
-only" has no consistency, "sCM only" no heads and so every step to itself at half the steps. "no schedule transfer" measures consistency on
-the linear path that the teacher learned, not on TrigFlow's circle. "L2 tangent" and "prior twice" scale the squares by functions of t,
-which a learned variance takes back in time: they can differ while it learns only. Goals: at two steps nine tenths of what the teacher draws
-right at 32, at one step three quarters, which the teacher itself misses by far.
+only" has no consistency, and so no guidance behind any scale; "sCM only" no heads, and so every step to itself at half the steps. "no
+schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "prior twice" scales the
+squares by a function of t, which a learned variance takes back in time: it can differ while that learns only. "L2 tangent" makes the
+tangent itself shorter, by the root of the number of values, so that it begins weaker beside the heads and, once the variance has learned
+its small squares, ends stronger. Goals: at two steps nine tenths of what the teacher draws right at 32, at one step three quarters, which
+the teacher itself misses by far.
 
     anystep bench study --plan sprint64 --runs FOLDER     # the same at 64 pixels, for one GPU
 """
@@ -21,7 +23,7 @@ STEPS = 1600  # of a teacher, of the heads and the student of an ablation togeth
 WITHOUT = {  # what is taken from the recipe
     "sprint, half": [],
     "sCM only": ["objective.adversarial.share=0"],
-    "LADD only": ["objective.consistency.share=0"],
+    "LADD only": ["objective.consistency.share=0", "model.guidance=False", "eval.scale=1.0"],
     "no guidance embedding": ["model.guidance=False", "objective.teacher.scales=(2.0,)"],
     "no max-time": ["objective.adversarial.at_noise=0.0"],
     "no misaligned pairs": ["objective.adversarial.misaligned=False"],
