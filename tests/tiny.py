@@ -54,12 +54,13 @@ def arguments(name, folder, *more):
     if name in CONTROLLED:
         flags += ["--config.model.control=1"]
     if name in TAUGHT:
+        flags += ["--config.objective.consistency.warmup=1"]
         lone = [*more, "--config.model.guidance=False", "--config.eval.sampler=euler", "--config.eval.ask=now"]
         place = beginning = teacher(folder, [*flags, *lone])
         if name in CONTROLLED:
             beginning = teacher(folder, [*flags, *more, *PLAIN, f"--config.objective.teacher.folder={place}"], "student", ())
         flags += [f"--config.objective.teacher.folder={place}", f"--config.init_from={beginning}"]
-        flags += ["--config.objective.adversarial.blocks=0,1", "--config.objective.consistency.warmup=1"]
+        flags += ["--config.objective.adversarial.blocks=0,1"]
     return [*flags, *more]
 
 
