@@ -123,7 +123,9 @@ def main(argv):
     said += f", times {flags.spoken(args.times)}" if args.over else ""
     said += f", from {args.image} at {args.strength:g}" if args.image else ""
     for line in dict.fromkeys(
-        line for count in steps for line in api.notes(model, args.prompts, steer, count, **args.over, size=how["size"])
+        line
+        for count in steps
+        for line in api.notes(model, args.prompts, steer, count, **args.over, size=how["size"], sampler=how["sampler"], ask=how["ask"])
     ):
         print(line)
     if args.export:
@@ -202,7 +204,8 @@ class _Callable(types.ModuleType):
         from anystep import api
 
         x = api.sample(model, params, prompts, steps, seed, guide, steer, **how)
-        for line in api.notes(model, prompts, steer, steps, how.get("times"), how.get("size")) if steer else ():
+        walk = {name: how.get(name) for name in ("times", "size", "sampler", "ask")}
+        for line in api.notes(model, prompts, steer, steps, **walk) if steer else ():
             print(line, file=sys.stderr)
         return x
 

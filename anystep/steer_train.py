@@ -138,6 +138,7 @@ def classifier(args, task, counts, firsts):
     )
     report |= {"examples": len(train.t), "source": args.source, "dev": judged, "times": sorted(set(train.t.tolist()))}
     report |= {"wrong": args.wrong != "no"} if args.source != "policy" else {}
+    report |= {"walk": [task.model.drawing.sampler, task.model.drawing.ask]} if args.source != "noised" else {}
     print("\n".join(f"{name:18} {value:.3f}" for name, value in report.items() if isinstance(value, float)))
     for steps, part in report["by_steps"].items():
         some = [f"{name} {part[name]:.3f}" for name in ("accuracy", "true", "ece") if part[name] is not None]

@@ -9,8 +9,8 @@ from anystep.nets import correction, relation
 from anystep.steering import classifier, maps
 
 
-def model_in(folder):
-    found = api.pipeline(tiny.config("shapes", folder))
+def model_in(folder, *more):
+    found = api.pipeline(tiny.config("shapes", folder, *more))
     return found, {role: toys.random_params(getattr(found, role)) for role in ("net", "text")}
 
 

@@ -122,14 +122,15 @@ def test_differences_claims_and_costs_by_hand():
         "error": pytest.approx((2.01 / 3 / 4) ** 0.5),
         "verdict": "unresolved",
     }
-    assert plain["keeps"] is plain["closes"] is faithful["keeps"] is alone["keeps"] is None and faithful["closes"]
+    assert plain["keeps"] is plain["closes"] is faithful["keeps"] is None and faithful["closes"]
+    assert alone["keeps"] == row["keeps"]  # the best `faithful` of all classifiers is what counts
     assert (row["looks"], row["moves"], row["evaluations_ratio"], row["flops_ratio"]) == (6, 4, 6 / 2, (20 + 36 + 28 - 10) / 20)
     at_1, at_2 = row["batch_1"], row["batch_2"]
     assert (at_1["waits"], at_1["evaluations_ratio"], at_1["flops_ratio"]) == (1, 3, 3.7)
     assert (at_2["waits"], at_2["evaluations_ratio"], at_2["flops_ratio"]) == (20 / 12, 5, (20 + 60 + 56 - 10) / 20)
     assert row["batch_8"]["waits"] is None and plain["batch_8"]["flops_ratio"] == 1 and row["batch_2"]["seconds"] is None
     said = _steer_table.said_claims([plain, row, faithful, alone])
-    assert said[0] == "at 2 steps fast (a) keeps 90 % of the gain of faithful: +0.050 ± 0.409, unresolved" and len(said) == 4
+    assert said[0] == "at 2 steps fast (a) keeps 90 % of the gain of faithful: +0.050 ± 0.409, unresolved" and len(said) == 5
     assert "FLOPs x 8" in _steer_table.table([plain, row, faithful, alone]).splitlines()[0]
     sure = Kept(kept.rows | {"none": row_of("0" * 4), ("fast", 0.1): row_of("1" * 4), ("faithful", 5.0): row_of("0001")})
     assert [_steer_table.summary(mine, part, cases, sure, ())[name]["verdict"] for name in ("keeps", "closes")] == ["holds", "holds"]
@@ -140,6 +141,7 @@ def test_the_largest_loss():
     assert _steer_table.worst(row | {"count": {"difference": 0.2, "error": 0.1}}) == pytest.approx(-3.0)
     still = {"difference": 0.0, "error": 0.0}
     assert _steer_table.worst({"objects": still, "colors": still, "count": still}) == 0.0
+    assert _steer_table.worst({"objects": still | {"difference": -1.0}, "colors": still, "count": still}) == -np.inf
 
 
 def test_the_best_step_is_the_one_that_is_right_most_often(monkeypatch):

@@ -129,7 +129,8 @@ def test_the_published_layout_knows_the_steps_of_a_pipeline(tmp_path):
     assert config["report"]["examples"] == 16 * 2 + 16 and set(config["report"]["by_steps"]) == {"2"}
     model, params = api.load(folder)
     found, seen = steering.load(made, model, "faithful", iterations=1, steps=2, until=0.999999), []
-    assert isinstance(found.program.reader.options, relation.Faithful) and not found.strange(model.drawing.times(2, 0))
+    assert isinstance(found.program.reader.options, relation.Faithful)
+    assert found.walk == (model.drawing.sampler, model.drawing.ask) and not found.strange(model.drawing.times(2, 0), *found.walk)
 
     def noted(t, clock, trained):
         rows = ROW_OF(t, clock, trained)
@@ -230,6 +231,8 @@ def test_a_mistake_is_one_line(argv, said):
     "argv, said",
     [
         (["--rows", "."], "--rows '.': is a folder, allowed is a file"),
+        (["--rows", "r", "--methods", "none:iterations=3"], "--methods 'none:iterations=3': 'iterations=3' is no FIELD=VALUE of a method"),
+        (["--rows", "r", "--methods", "fast:iterations=8.0"], "iterations: 8.0, allowed a whole number, 0 to 1000"),
         (["--rows", "r", "--out", ".."], "--out '..': is a folder, allowed is a file"),
         (["--rows", "r", "--classifier", "runs/a"], "--classifier 'runs/a': 'a' is the name of 'x' already; NAME=FOLDER gives another"),
     ],

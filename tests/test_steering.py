@@ -325,6 +325,19 @@ def test_without_strength_no_bit_moves(model, name):
 
 
 @pytest.mark.slow
+def test_a_picture_is_followed_by_those_who_move_and_who_do_not(tmp_path):
+    """Two residuals of a ControlNet and two prompts: rows and residuals are not taken for each other where a batch goes on in groups."""
+    found = model_in(tmp_path, "--config.model.control=2", "--config.model.depth=3")
+    made, params = reader_of(found[0])
+    steer = Steering(Program(made, METHODS["fast"]._replace(until=(0.999,), iterations=1, step=1e-6)), params)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    plain, steered = (api.sample_array(*found, TEXTS, steps=1, control=pictures, steer=one) for one in (None, steer))
+    without = api.sample_array(*found, TEXTS, steps=1)
+    scale = np.abs(plain).max()
+    assert np.abs(steered - plain).max() < 1e-3 * scale < np.abs(without - plain).max()
+
+
+@pytest.mark.slow
 def test_the_published_method_steers_as_many_steps_as_published(model):
     """The first of up to four, half of more, wherever it is asked for; and notes know of them."""
     made, params = reader_of(model[0])
@@ -333,10 +346,13 @@ def test_the_published_method_steers_as_many_steps_as_published(model):
         looks = api.sample_and_say(*model, TEXTS[:1], steps=steps, steer=steer)[1]["steering"]["looks"]
         assert (looks[:, 0] > 0).tolist() == [True] * steered + [False] * (steps - steered)
     grid = [1.0, 0.9, 0.8, 0.7, 0.4, 0.0]
-    assert (
-        steer.strange(grid) == []
-        and "0.7 to 1, the classifier learned from 0.8 to 1" in steer.strange([*grid[:4], 0.5, 0.4, 0.3, 0.2, 0])[0]
-    )
+    euler = ("euler", "now")
+    assert steer.strange(grid, *euler) == [] == steer._replace(walk=euler).strange(grid[2:], *euler)
+    assert "0.7 to 1, the classifier learned from 0.8 to 1" in steer.strange([*grid[:4], 0.5, 0.4, 0.3, 0.2, 0], *euler)[0]
+    said = steer._replace(walk=("restart", "zero")).strange(grid, *euler)
+    assert said == ["steer: the classifier learned from drawings by restart asking zero, not by euler asking now"]
+    (said,) = steer._replace(program=steer.program._replace(method=METHODS["fast"])).strange(grid, "restart", "zero")
+    assert said.startswith("steer: 1 of 5 steps are steered, and restart draws new noise in the others")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from anystep.steering.examples import FIRST
 from anystep.steering.method import method_of
 from anystep.subjects import subject
 
-TUNED = {"fast": (0.05, 0.1, 0.2, 0.4), "faithful": (1.25, 5.0, 20.0, 80.0)}  # steps that are tried; raw ones go with a network's gradients
+TUNED = {"fast": (0.05, 0.1, 0.2, 0.4), "faithful": (1.25, 5.0, 20.0, 80.0)}  # steps that are tried, normalised and raw ones
 TUNING = 10_000_000  # number of the first scene to tune on
 
 
@@ -70,8 +70,10 @@ def cases(model, params, methods, classifiers, steps) -> list[Case]:
 
 def trials(case):
     """The case with each step that is to be tried; [] where its step is told or does not matter."""
-    sizes = TUNED.get(case.method.split(":")[0], ()) if case.steer and "step" not in case.settings else ()
-    return [with_step(case, size) for size in sizes]
+    method = case.steer.program.method if case.steer else None
+    if method is None or not method.iterations or "step" in case.settings:
+        return []
+    return [with_step(case, size) for size in TUNED["fast" if method.normalised else "faithful"]]
 
 
 def with_step(case, size):

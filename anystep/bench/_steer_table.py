@@ -70,9 +70,9 @@ def claims(case, base, cases, kept):
         return dict.fromkeys(CLAIMS)
     position, none, objects = (right(kept.drawn(one), field) for one, field in ((case, "position"), (base, "position"), (base, "objects")))
     bars = {"closes": (none + objects) / 2}
-    alike = [other for other in cases if named_faithful(other) and (other.steps, other.classifier) == (case.steps, case.classifier)]
-    if alike and not named_faithful(case):
-        bars["keeps"] = 0.1 * none + 0.9 * right(kept.drawn(alike[0]), "position")
+    published = [right(kept.drawn(other), "position") for other in cases if named_faithful(other) and other.steps == case.steps]
+    if published and not named_faithful(case):
+        bars["keeps"] = 0.1 * none + 0.9 * max(published, key=np.sum)
     found = {name: paired(position, bar) for name, bar in bars.items()}
     made = {name: {"difference": d.mean, "error": d.error, "verdict": compare.verdict(d, "better")} for name, d in found.items()}
     return dict.fromkeys(CLAIMS) | made
@@ -95,7 +95,11 @@ def said_claims(rows):
 
 def worst(row):
     """The largest loss among what must not be lost, in standard errors."""
-    return min(row[field]["difference"] / row[field]["error"] if row[field]["error"] else 0.0 for field in KEPT)
+    return min(in_errors(row[field]["difference"], row[field]["error"]) for field in KEPT)
+
+
+def in_errors(difference, error):
+    return difference / error if error else difference and float(np.copysign(np.inf, difference))
 
 
 def table(rows):

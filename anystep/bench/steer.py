@@ -16,7 +16,8 @@ many more looks that is than they would take alone. Memory is what the compiler 
 that the gate sees, beside what is drawn unsteered; after, of the probability that the steering ends with, beside what it has drawn.
 
 Two claims stand below the table, with differences that are paired by prompt: that a method keeps 90 % of the gain of `faithful` at the same
-steps and by the same classifier, and that it closes half of the gap between position and two objects among the unsteered pictures,
+steps, by whichever classifier that is right most often, and that it closes half of the gap between position and two objects among the
+unsteered pictures,
 
     d = p(method) - 0.1 p(none) - 0.9 p(faithful),        d = p(method) - (p(none) + objects(none)) / 2
 
@@ -40,6 +41,7 @@ from anystep.bench import _steer as work
 from anystep.bench import _steer_costs as costs
 from anystep.bench import _steer_table as tables
 from anystep.errors import UserError, run_main
+from anystep.steering.method import method_of
 
 METHODS = "none,best,flips,faithful,fast,amortised"
 
@@ -114,8 +116,8 @@ def tuned(case, kept, writer, model, params, what, seed):
 def strange(case, model):
     from anystep import api
 
-    times = model.drawing.times(case.steps, api.tokens_of(model, model.net.shape))
-    return [*case.steer.notes, *(f"{case.method} at {case.steps} steps, {line}" for line in case.steer.strange(times))]
+    times, how = model.drawing.times(case.steps, api.tokens_of(model, model.net.shape)), (model.drawing.sampler, model.drawing.ask)
+    return [*case.steer.notes, *(f"{case.method} at {case.steps} steps, {line}" for line in case.steer.strange(times, *how))]
 
 
 def read_method(text):
@@ -130,8 +132,13 @@ def read_method(text):
             found[field] = json.loads(value.lower()) if value.lower() in ("true", "false") or not value.isalpha() else value
         except ValueError:
             equal = ""
-        if not equal:
-            raise UserError(f"--methods {text!r}: {setting!r} is no FIELD=VALUE")
+        if not equal or name == "none":
+            raise UserError(f"--methods {text!r}: {setting!r} is no FIELD=VALUE" + " of a method" * (name == "none"))
+    try:
+        if name != "none":
+            method_of(name, found)
+    except UserError as error:
+        raise UserError(f"--methods {text!r}: {error}") from None
     return text, (name, found)
 
 

@@ -208,15 +208,15 @@ def build(
         unit = 1.0 / path.t_noise  # the network's own clock runs over [0, 1] on every path
         said = cond["guidance"] if o.guidance else None
         tokens, side = sized(x)[0].apply({"params": params["embed"]}, x, t * unit, s * unit, cond["features"], said)
-        control = {"control": cond["control"]} if "control" in cond else {}
+        control = {"control": jnp.moveaxis(cond["control"], 0, 1)} if "control" in cond else {}  # rows first, as all of h
         return {"tokens": constrain(tokens), "mask": cond["mask"], "x": x, "t": t, **side, **control}
 
     def blocks(params, h, lo, hi, capture=None):
         _, block, _ = sized(h["x"])
         layers = {"params": params["blocks"]}
         if "control" in h:  # nothing after block 0 and after those that the ControlNet does not reach
-            after = (1, max(o.depth - 1 - len(h["control"]), 0))
-            layers["control"] = jnp.pad(h["control"], (after, *[(0, 0)] * 3))[: o.depth]
+            control = jnp.moveaxis(h["control"], 1, 0)
+            layers["control"] = jnp.pad(control, ((1, max(o.depth - 1 - len(control), 0)), *[(0, 0)] * 3))[: o.depth]
 
         def one(tokens, layer, captured=None):
             tokens, maps = block.apply({"params": layer["params"]}, tokens, h["modulation"], h["text"], h["mask"], captured)

@@ -19,6 +19,8 @@ from anystep.steering.maps import look, reach
 from anystep.steering.method import Method
 from anystep.types import Capture, Model
 
+LEAST = 1e-30  # of a probability that is told: 0 is no relation
+
 
 class Walk(NamedTuple):
     """What of a drawing a steerer must know: the network with weights and condition, what the sampler asks at (t, t_next), the times that
@@ -178,8 +180,8 @@ class At(NamedTuple):
         was moved and looked at, and how far it went as a share of its length."""
         last, asked = reading(found.aux), self.told["asked"].known
         return {
-            "before": jnp.where(asked, first["p"], 0.0),
-            "after": jnp.where(asked, last["p"], 0.0),
+            "before": jnp.where(asked, jnp.maximum(first["p"], LEAST), 0.0),
+            "after": jnp.where(asked, jnp.maximum(last["p"], LEAST), 0.0),
             "maps": jnp.stack([first["maps"], last["maps"]], axis=1),  # [B, 2, 2 R, S, S]
             "iterations": found.moved,
             "looks": jnp.broadcast_to(looks, found.moved.shape).astype(jnp.int32),

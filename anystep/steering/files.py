@@ -60,7 +60,7 @@ def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> St
     config, params = weights.load_folder(where)
     if config.get("steering") != VERSION:
         raise UserError(f"{where}: is no classifier of relations (steering {VERSION} in its config.json), anystep steer-train makes one")
-    reader, things, made_for, times = parts_of(where, config)
+    reader, things, made_for, times, walk = parts_of(where, config)
     if made_for != digest(model.net):
         raise UserError(f"{where}: was made for another network, {made_for} by its digest; this one is {digest(model.net)}")
     layers = reader.lens.layers
@@ -77,7 +77,7 @@ def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> St
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     program = Program(reader, method_of(method, settings, reader.corrects is not None))
-    return Steering(program, params, strength, things, times=times, notes=notes_on(where, config, net))
+    return Steering(program, params, strength, things, times=times, walk=walk, notes=notes_on(where, config, net))
 
 
 def folder_of(name):
@@ -100,12 +100,13 @@ def notes_on(where, config, net):
 
 
 def parts_of(where, config):
-    """(Reader, things, digest of the network, flow times) of a config, or UserError for one that somebody has changed."""
+    """(Reader, things, digest of the network, flow times, sampler and ask) of a config, or UserError for one that somebody has changed."""
     try:
         options = KINDS[config["kind"]](**tuples(config["options"]))
         corrects = correction.Options(**tuples(config["correction"])) if config["correction"] else None
         times = tuple(float(t) for t in config["report"].get("times", ()))
-        return Reader(Lens(**tuples(config["lens"])), options, corrects), tuple(config["things"]), str(config["network"]), times
+        walk = tuple(str(part) for part in config["report"].get("walk", ()))
+        return Reader(Lens(**tuples(config["lens"])), options, corrects), tuple(config["things"]), str(config["network"]), times, walk
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{where / weights.CONFIG}: {type(error).__name__} ({error})") from None
 

@@ -71,7 +71,7 @@ def method_of(name, settings, corrects=True) -> Method:
     m = METHODS[name]._replace(**settings)
     truth = [field for field, value in Method()._asdict().items() if isinstance(value, bool)]
     for field, good, allowed in (
-        *((field, whole(getattr(m, field), low), f"{low} to 1000") for field, low in LEAST.items()),
+        *((field, whole(getattr(m, field), low), f"a whole number, {low} to 1000") for field, low in LEAST.items()),
         ("step", real(m.step) and 0 < m.step < math.inf, "a number above 0"),
         ("until", m.until and all(real(p) and 0 < p < 1 for p in m.until), "one number or more above 0 and below 1"),
         ("momentum", real(m.momentum) and 0 <= m.momentum < 1, "0 to below 1"),

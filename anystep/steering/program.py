@@ -83,6 +83,7 @@ class Steering(NamedTuple):
     things: tuple[str, ...] = ()
     given: Any = None  # {prompt: Understood}, where nothing is to be read
     times: tuple[float, ...] = ()  # flow times that the classifier has learned from, () for unknown
+    walk: tuple[str, ...] = ()  # sampler and what it asked, of the drawings that the classifier has learned from, () for unknown or none
     notes: tuple[str, ...] = ()  # what a user should know of the classifier and this model
 
     def understand(self, text, texts):
@@ -96,13 +97,20 @@ class Steering(NamedTuple):
         asked = jax.tree.map(jnp.asarray, prompts.arrays(understood, length, most))
         return {"asked": asked, "params": self.params, "strength": jnp.float32(self.strength)}
 
-    def strange(self, times) -> list[str]:
-        """A line where steered steps of a walk over flow times [N + 1] lie outside of what the classifier has learned from."""
-        if not self.times:
-            return []
-        walked = np.asarray(times)[:-1]
+    def strange(self, times, sampler, ask) -> list[str]:
+        """Lines where steered steps of a walk over flow times [N + 1] are unlike those that the classifier has learned from, or where the
+        sampler forgets them."""
+        walked, lines = np.asarray(times)[:-1], []
         steered = walked[: self.program.method.over(len(walked)).steps]
-        if min(self.times) - 1e-3 <= steered.min() and steered.max() <= max(self.times) + 1e-3:
-            return []
-        seen = f"{min(self.times):.3g} to {max(self.times):.3g}"
-        return [f"steer: steps at flow times {steered.min():.3g} to {steered.max():.3g}, the classifier learned from {seen} alone"]
+        if self.walk and self.walk != (sampler, ask):
+            learned, here = (f"{one} asking {s}" for one, s in (self.walk, (sampler, ask)))
+            lines.append(f"steer: the classifier learned from drawings by {learned}, not by {here}")
+        if self.times and not (min(self.times) - 1e-3 <= steered.min() and steered.max() <= max(self.times) + 1e-3):
+            seen = f"{min(self.times):.3g} to {max(self.times):.3g}"
+            lines.append(f"steer: steps at flow times {steered.min():.3g} to {steered.max():.3g}, the classifier learned from {seen} alone")
+        if sampler == "restart" and len(walked) > 2 * len(steered):
+            lines.append(
+                f"steer: {len(steered)} of {len(walked)} steps are steered, and restart draws new noise in the others, which forget it; "
+                "euler asking now keeps it, or more steered steps do"
+            )
+        return lines
