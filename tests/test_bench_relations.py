@@ -28,6 +28,7 @@ def test_prompts_of_every_template(tmp_path, capsys):
         assert " ".join(f"{order.index(a)}-{order.index(b)}" for a, _, b in row["relations"]) == form and len(order) == int(row["tag"][0])
         words = [word for _, word, _ in row["relations"]]
         assert len(set(words)) == len(words) == int(row["tag"][2])
+        assert len({name.split()[-1] for name in order}) == min(len(order), 4)  # no two of one shape, of which there are four
         for i, (a, word, b) in enumerate(row["relations"]):
             thing, subject = row["include"][2 * i : 2 * i + 2]
             phrase = {"left": "left of", "right": "right of"}.get(word, word)
@@ -67,6 +68,13 @@ def test_pictures_that_were_placed_by_hand(tmp_path, capsys):
     spread = np.sqrt(2 * 0.25**2 / 1)  # of 0.5 and 1 about 0.75
     assert row == {"tag": "4o2r", "prompts": 2, "relations": 0.75, "error": pytest.approx(spread / np.sqrt(2)), "things": 0.875}
     assert capsys.readouterr().out.startswith("4o2r: relations 0.750 ± 0.250, things 0.875, 2 prompts\n")
+    placed(tmp_path / "plain", 0, asked, [fewer])
+    placed(tmp_path / "plain", 1, asked, [turned])  # 0.5 less 0, 1 less 1
+    relations.main(["--score", str(tmp_path / "out"), "--against", str(tmp_path / "plain")])
+    assert capsys.readouterr().out == "4o2r: relations 0.750 ± 0.250, things 0.875, 2 prompts, difference +0.250 ± 0.250\n"
+    with pytest.raises(UserError, match="holds other prompts than --score"):
+        placed(tmp_path / "other", 0, asked, [turned])
+        relations.main(["--score", str(tmp_path / "out"), "--against", str(tmp_path / "other")])
     (tmp_path / "boxes.py").write_text(BOXES)  # the small ones stand as asked, the large ones over each other
     relations.main(["--score", str(tmp_path / "out"), "--boxes", str(tmp_path / "boxes.py")])
     assert capsys.readouterr().out == "4o2r: relations 0.000 ± 0.000, things 1.000, 2 prompts\n"
@@ -79,6 +87,7 @@ def test_pictures_that_were_placed_by_hand(tmp_path, capsys):
         (["--write", "p.txt"], "--write 'p.txt': allowed is a file that ends in .jsonl"),
         (["--write", "p.jsonl", "--templates", "6o1r"], "--templates '6o1r': allowed 2o1r, 3o2r, 4o2r, 4o3r, 5o3r"),
         (["--write", "p.jsonl", "--things", "a,b,c,d,a"], "--things 'a,b,c,d,a': allowed five or more names, each once"),
+        (["--write", "p.jsonl", "--against", "plain"], "--against 'plain': is for --score"),
         (["--score", "/nowhere"], "--score '/nowhere': holds no NNNNN/metadata.jsonl"),
     ],
 )

@@ -13,7 +13,8 @@ not lose are its objects, colours and their number, beside the unsteered picture
 in its standard errors. Of each prompt evaluations and FLOPs are counted as if it were alone (`bench._steer_costs`). A batch goes on in
 groups as long as somebody in them moves: columns with a batch size count what its samples pay for each other, too, and "waits" says how
 many more looks that is than they would take alone. Memory is what the compiler plans beside its arguments. ECE before is of the probability
-that the gate sees, beside what is drawn unsteered; after, of the probability that the steering ends with, beside what it has drawn.
+that the gate sees (of several relations their product), beside what is drawn unsteered; after, of the probability that the steering ends
+with, beside what it has drawn.
 
 Two claims stand below the table, with differences that are paired by prompt: that a method keeps 90 % of the gain of `faithful` at the same
 steps, by whichever classifier that is right most often, and that it closes half of the gap between position and two objects among the
