@@ -119,7 +119,7 @@ def get_config():
                     rate=1.0,
                 ),
             ),
-            optim=dict(name="muon", lr=1e-3, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.99),
+            optim=dict(name="muon", lr=5e-4, final_lr=0.05, warmup=50, b1=0.9, b2=0.99, muon_rms=0.6, weight_decay=0.0, clip=1.0, ema=0.99),
             train=dict(
                 steps=1600,
                 log_every=20,
