@@ -73,6 +73,14 @@ def test_who_never_learned_without_a_prompt_is_not_guided():
         api.guidance(drawing, 2.0, "euler", "now")
 
 
+def test_jumps_are_no_velocities():
+    drawing = Drawing(lambda steps, tokens: [1.0, 0.0], 1, (1,), "restart", "zero", told=0.1, jumps_only=True)
+    assert api.guidance(drawing, 3.0, "euler", "now") == (3.0, "all")
+    for sampler in ("heun", "dpm"):
+        with pytest.raises(UserError, match=f"sampler '{sampler}': allowed restart, ddim or euler"):
+            api.guidance(drawing, 3.0, sampler, "now")
+
+
 @pytest.mark.slow
 def test_another_walk_of_its_own(models):
     model, params = models["inside"]

@@ -231,6 +231,13 @@ def test_plans_are_refused(plan, change, part):
         _plan.read(str(plan))
 
 
+def test_a_commit_is_this_repository_s_or_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(_record, "__file__", str(tmp_path / "anystep/bench/_record.py"))  # installed without one, or inside another's
+    assert _record.commit() is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # without git
+    assert _record.commit() is None
+
+
 def test_flags_are_refused(plan, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         study.main(["--plan", "none", "--runs", str(tmp_path)])
