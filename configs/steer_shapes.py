@@ -1,13 +1,22 @@
 """Coloured shapes at 16 pixels whose captions get the relation wrong, as captions of the web do: a base for steering.
 
     anystep train --config steer_shapes --workdir runs/steer_shapes
-    anystep steer-train --model runs/steer_shapes --out runs/light --rows 16384 --steps 1,2,4,32 --amortise 3000
-    anystep steer-train --model runs/steer_shapes --out runs/published --kind faithful_small --rows 16384 --steps 1,2,4,32
-    anystep bench steer --model runs/steer_shapes --classifier runs/light --classifier runs/published --split test --rows runs/rows.jsonl
+    anystep steer-train --model runs/steer_shapes --out runs/light --rows 16384 --steps 1,2,4 --amortise 3000
+    anystep steer-train --model runs/steer_shapes --out runs/published --kind faithful_small --rows 16384 --steps 1,2,4
+    anystep bench steer --model runs/steer_shapes --classifier runs/light --classifier runs/published --steps 1,2,4 --split test \
+        --rows runs/rows.jsonl
+
+Many steps walk by Euler asking now, for the drawings that a classifier learns from and for those that it steers:
+
+    anystep steer-train --model runs/steer_shapes --out runs/euler --sampler euler --ask now --rows 6144 --steps 4,32 --first 4 --amortise 2000
+    anystep bench steer --model runs/steer_shapes --classifier runs/euler --sampler euler --ask now --steps 4,32 --split test \
+        --rows runs/rows_euler.jsonl
 
 Hardware   2 CPU cores
 Time       7 to 9 minutes on 2 cores, as `shapes`
-Result     not measured yet
+Result     400 held-out prompts of the tag position, their relation right (both objects there) without steering .11 (.33) at 1 step,
+           .19 (.56) at 2, .24 (.67) at 4, all else in `steer_16px_cpu.json`. Two objects at one step are far from the .8 that a base
+           was to have; more training was not tried
 
 Of 100 captions of two related objects 35 say another relation, 30 none ("and"), and 35 what the picture shows. Nothing else differs from
 `shapes`, so that the objects should be drawn as well as there. For prompts of two and three relations (`bench steer --relations 2`) a base
