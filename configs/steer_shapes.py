@@ -8,7 +8,8 @@
 
 Many steps walk by Euler asking now, for the drawings that a classifier learns from and for those that it steers:
 
-    anystep steer-train --model runs/steer_shapes --out runs/euler --sampler euler --ask now --rows 6144 --steps 4,32 --first 4 --amortise 2000
+    anystep steer-train --model runs/steer_shapes --out runs/euler --sampler euler --ask now --rows 6144 --steps 4,32 --first 4 \
+        --amortise 2000
     anystep bench steer --model runs/steer_shapes --classifier runs/euler --sampler euler --ask now --steps 4,32 --split test \
         --rows runs/rows_euler.jsonl
 
