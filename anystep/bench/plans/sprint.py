@@ -7,7 +7,8 @@ schedule transfer" measures consistency on the linear path that the teacher lear
 squares by a function of t, which a learned variance takes back in time: it can differ while that learns only. "L2 tangent" makes the
 tangent itself shorter, by the root of the number of values, so that it begins weaker beside the heads and, once the variance has learned
 its small squares, ends stronger. Goals: at two steps nine tenths of what the teacher draws right at 32, at one step three quarters, which
-the teacher itself misses by far.
+the teacher itself misses by far. "over a grid" takes no derivative: two guided steps of the teacher on a grid of eight and the averages'
+jump from there, absolute values, three rows of ten at t = 1, at ten times the rate, under which the derivative collapses.
 
     anystep bench study --plan sprint64 --runs FOLDER     # the same at 64 pixels, for one GPU
 """
@@ -20,9 +21,13 @@ TEACH += ["objective.time.mean=0.0", "objective.time.std=1.0", "objective.time.s
 TEACH += ["eval.sampler=euler", "eval.ask=now"]
 NO_NORM = "teacher without q/k norm"
 STEPS = 1600  # of a teacher, of the heads and the student of an ablation together; a full student has twice as many
+ALONE = "objective.adversarial.share=0"
+GRID = ["objective.consistency.nodes=8", "objective.consistency.hops=2", "objective.consistency.form=linear", "optim.lr=0.003"]
+GRID += ["objective.consistency.tangent_norm=none", "objective.consistency.weighting=l1", "objective.consistency.warmup=0"]
+GRID += ["objective.consistency.at_noise=0.3"]
 WITHOUT = {  # what is taken from the recipe
     "sprint, half": [],
-    "sCM only": ["objective.adversarial.share=0"],
+    "sCM only": [ALONE],
     "LADD only": ["objective.consistency.share=0", "model.guidance=False", "eval.scale=1.0"],
     "no guidance embedding": ["model.guidance=False", "objective.teacher.scales=(2.0,)"],
     "no max-time": ["objective.adversarial.at_noise=0.0"],
@@ -32,6 +37,8 @@ WITHOUT = {  # what is taken from the recipe
     "one level": ["objective.adversarial.one_level=True"],
     "no schedule transfer": ["objective.consistency.form=linear"],
     "no q/k norm": ["model.qk_norm=False"],
+    "over a grid": GRID,
+    "over a grid, no heads": [*GRID, ALONE],
 }
 
 
@@ -49,7 +56,7 @@ def get_plan(steps=STEPS, world=("checkpoint.every=400",)):
     }
     for name, overrides in WITHOUT.items():
         taught = taught_by("teacher-without-q-k-norm") if name == "no q/k norm" else sprint
-        length = steps if name != "sCM only" else steps // 2
+        length = steps // 2 if ALONE in overrides else steps
         methods[name] = dict(overrides=[*taught, f"train.steps={length}", *overrides], seeds=1, draws=[OWN])
     aim = place("teacher", PLAIN, 32)
     claims = [(place("sprint", OWN, 2), "better", aim, 0.9), (place("sprint", OWN, 1), "better", aim, 0.75)]
