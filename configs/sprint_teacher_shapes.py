@@ -6,8 +6,9 @@
 Starts from   nothing
 Images seen   1,600 steps of 64: 102,400
 Hardware      2 CPU cores; any GPU or TPU takes the same file
-Time          not measured; the demo's flow-matching half, about 4 minutes on 2 cores
-Result        not measured
+Time          9 to 16 minutes of one core beside other work
+Result        512 held-out prompts, seeds 0, 1, 2: .00 right at 1 step, .07 to .12 at 2, .69 to .75 at 4, .85 to .88 at 32
+              (Euler, guidance 2)
 
 The network and the optimizer of the demo (configs/shapes.py), without the second time, since SANA-Sprint's networks know one, and putting
 out a velocity, for the sake of its students (configs/sprint_shapes.py). Its time embedding is dense, its highest frequency 4 rad per unit
