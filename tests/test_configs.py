@@ -110,6 +110,8 @@ def accepted(name, folder):
         asked |= {"objective.consistency.s_min": 0.25 if 0 < at_zero < 1 else 0.0}
         asked |= {"objective.self_evaluation.auxiliary_k": 0.9 if jumps == "step" else 1.0}
         asked |= {f"objective.consistency.{name}": value for name, value in zip(FIELDS, JUMPS[jumps], strict=True)}
+        if not (f or e) and at_zero == 1:  # jumps to 0 alone cannot be asked for less
+            asked |= {"eval.sampler": "restart", "eval.ask": "zero"}
         try:
             yield (
                 (net, path, f, e, c, at_zero, jumps),
