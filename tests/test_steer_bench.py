@@ -90,6 +90,9 @@ class Kept:
     def drawn(self, case):
         return self.rows[case.method] if case.steer is None else self.rows[case.method.split(":")[0], case.steer.program.method.step]
 
+    def spread(self, case):
+        return {"variety": [0.2, 0.4] if case.steer is None else [0.2, 0.1]} if case.method != "faithful" else None
+
     def cost(self, case, batch):
         return None
 
@@ -125,6 +128,10 @@ def test_differences_claims_and_costs_by_hand():
     assert plain["keeps"] is plain["closes"] is faithful["keeps"] is None and faithful["closes"]
     assert alone["keeps"] == row["keeps"]  # the best `faithful` of all classifiers is what counts
     assert (row["looks"], row["moves"], row["evaluations_ratio"], row["flops_ratio"]) == (6, 4, 6 / 2, (20 + 36 + 28 - 10) / 20)
+    assert {name: pytest.approx(value) for name, value in row["variety"].items()} == {
+        "mean": 0.15, "difference": -0.15, "error": 0.15, "ratio": 0.5
+    }  # fmt: skip
+    assert plain["variety"]["ratio"] == 1 and faithful["variety"] is None
     at_1, at_2 = row["batch_1"], row["batch_2"]
     assert (at_1["waits"], at_1["evaluations_ratio"], at_1["flops_ratio"]) == (1, 3, 3.7)
     assert (at_2["waits"], at_2["evaluations_ratio"], at_2["flops_ratio"]) == (20 / 12, 5, (20 + 60 + 56 - 10) / 20)

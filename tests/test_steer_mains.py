@@ -186,7 +186,7 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
     )
     arguments = ["--model", str(own), "--classifier", f"a={tmp_path / 'made'}", "--rows", str(tmp_path / "rows.jsonl"), "--steps", "1"]
     arguments += ["--prompts", "8", "--methods", "fast:iterations=1:until=[0.999],amortised", "--timed", "1", "--batches", "1"]
-    arguments += ["--tune", "4", *walk]
+    arguments += ["--tune", "4", "--variety", "2", *walk]
     capsys.readouterr()
     steer.main([*arguments, "--out", str(tmp_path / "record.json")])
     table = capsys.readouterr().out.splitlines()
@@ -199,6 +199,7 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
     assert 0 <= rows[1]["ece_before"] <= 1 and rows[1]["keeps"] is None and rows[1]["closes"]["verdict"]
     assert table[4].startswith("at 1 steps fast:iterations=1:until=[0.999] (a) closes half of the gap to two objects: ")
     assert table[0].endswith("steer: steps at flow times 1 to 1, the classifier learned from 0.5 to 0.9 alone")
+    assert rows[0]["variety"]["ratio"] == 1.0 and 0 < rows[1]["variety"]["ratio"] < 2.0
     assert rows[1]["batch_1"]["seconds_ratio"] > 0 and "fast:iterations=1" in table[3]
     drawn = [json.loads(line)["key"] for line in (tmp_path / "rows.jsonl").read_text().splitlines() if "drawn" in line]
     assert len(drawn) == len(_steer.TUNED["fast"]) + 2 and rows[1]["step"] in _steer.TUNED["fast"]

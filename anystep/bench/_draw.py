@@ -157,7 +157,8 @@ def draw(run, plan, at):
             if end and (sampler, ask, scale) == run.draws[0] and math.prod(plan["variety"]):
                 some, each = plan["variety"]
                 again = [prompt for prompt in prompts[:some] for _ in range(each)]
-                more["variety"] = variety(api.sample_array(model, params, again, count, guide=scale, sampler=sampler, ask=ask), each)
+                pictures = api.sample_array(model, params, again, count, guide=scale, sampler=sampler, ask=ask)
+                more["variety"] = float(np.mean(variety(pictures, each)))
             writer.write(key | said | look(x, run.config.model) | more)
 
 
@@ -169,10 +170,10 @@ def look(x, section):
 
 
 def variety(x, each):
-    """Mean root-mean-square distance of two pictures of one prompt, at the door; x has `each` of every prompt in turn."""
+    """Of each prompt the mean root-mean-square distance of two of its pictures, at the door; x has `each` of every prompt in turn."""
     x = np.asarray(x).reshape(-1, each, math.prod(x.shape[1:]))
     first, second = np.triu_indices(each, 1)
-    return float(np.mean(np.sqrt(np.mean(np.square(x[:, first] - x[:, second]), axis=-1))))
+    return np.mean(np.sqrt(np.mean(np.square(x[:, first] - x[:, second]), axis=-1)), axis=-1)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from anystep import api, shapes, steering, tree
+from anystep.bench._draw import variety
 from anystep.errors import UserError
 from anystep.steering import sources
 from anystep.steering.examples import FIRST
@@ -14,6 +15,7 @@ from anystep.steering.method import method_of
 from anystep.subjects import subject
 
 TUNED = {"fast": (0.05, 0.1, 0.2, 0.4), "faithful": (1.25, 5.0, 20.0, 80.0)}  # steps that are tried, normalised and raw ones
+PICTURES, AGAIN = 8, 2**23  # of one prompt, whose distance is its variety; their noises come so many after those of the prompts
 TUNING = 10_000_000  # number of the first scene to tune on
 
 
@@ -88,6 +90,14 @@ def draw(case, model, params, what: Asked, seed, fields):
     jax.clear_caches()  # each case is a program of its own, and some fifty of them use up the maps of memory that a process may have
     verdicts = [what.judge(picture, row) for picture, row in zip(x, what.metadata, strict=True)]
     return {field: "".join(str(int(verdict[field])) for verdict in verdicts) for field in fields} | spoken(info)
+
+
+def spread(case, model, params, what: Asked, seed, prompts):
+    """{"variety": how far PICTURES pictures of each of so many prompts lie apart}."""
+    some = [row["prompt"] for row in what.metadata[:prompts] for _ in range(PICTURES)]
+    x = api.sample_array(model, params, some, case.steps, seed, steer=case.steer, first=what.first + AGAIN)
+    jax.clear_caches()
+    return {"variety": variety(x, PICTURES).round(5).tolist()}
 
 
 def spoken(info):

@@ -35,6 +35,7 @@ def summary(case, part, cases, kept, batches):
         p = mine[name] if mine[name] and None not in mine[name] else None
         out[name] = float(np.mean(p)) if p else None
         out[f"ece_{name}"] = expected_calibration_error(p, right(shown, "position")) if p else None
+    out["variety"] = varied(kept.spread(case), kept.spread(base))
     out |= relative(part, out["looks"], out["moves"], out["steered"])
     for batch in batches:
         cost, plain = kept.cost(case, batch) or {}, kept.cost(base, batch) or {}
@@ -46,6 +47,14 @@ def summary(case, part, cases, kept, batches):
             "waits": ran and ran[0] / ran[2],
         } | (relative(part, *ran[:2], out["steered"]) if ran else relative(part, 0, 0, 0) if not mine["looks"] else {})
     return out | claims(case, base, cases, kept)
+
+
+def varied(mine, its):
+    """How far pictures of one prompt lie apart, {"mean", "difference", "error", "ratio"} beside the unsteered ones; None if not drawn."""
+    if not mine or not its:
+        return None
+    found = paired(*(np.array(row["variety"]) for row in (mine, its)))
+    return {"mean": found.mine, "difference": found.mean, "error": found.error, "ratio": found.mine / found.theirs}
 
 
 def right(row, field):
@@ -104,14 +113,15 @@ def in_errors(difference, error):
 
 def table(rows):
     batches = [name for name in rows[0] if name.startswith("batch_")]
-    heads = ["steps", "method", "step", "classifier", "position", "less none", *KEPT, "worst", "ECE before", "after", "moves"]
+    heads = ["steps", "method", "step", "classifier", "position", "less none", *KEPT, "worst", "ECE before", "after", "variety x", "moves"]
     heads += ["evaluations", "FLOPs"] + [f"{word} {name[6:]}" for name in batches for word in BY_BATCH.values()]
     lines = [heads]
     for row in sorted(rows, key=lambda row: row["steps"]):
         position = row["position"]
         line = [str(row["steps"]), row["method"], cell(row["step"], "g"), row["classifier"], f"{position['mean']:.3f}"]
         line += [f"{position['difference']:+.3f} ± {position['error']:.3f}", *(f"{row[field]['mean']:.3f}" for field in KEPT)]
-        line += [f"{worst(row):+.1f} se", cell(row["ece_before"]), cell(row["ece_after"]), f"{row['moves']:.2f}"]
+        line += [f"{worst(row):+.1f} se", cell(row["ece_before"]), cell(row["ece_after"])]
+        line += [cell(row["variety"] and row["variety"]["ratio"]), f"{row['moves']:.2f}"]
         line += [f"{row['evaluations_ratio']:.2f}", f"{row['flops_ratio']:.2f}"]
         line += [cell(row[name].get(what)) for name in batches for what in BY_BATCH]
         lines.append(line)

@@ -39,7 +39,7 @@ def of_the_data(run, plan):
     example = subject(run.config.data, plan["prompts"], plan["split"]).example
     pictures = np.stack([example(row, 0) for row in metadata])
     again = np.stack([example(row, number) for row in metadata[:some] for number in range(each)]) if some * each else None
-    return drawn.look(pictures, run.config.model) | {"variety": None if again is None else drawn.variety(again, each)}
+    return drawn.look(pictures, run.config.model) | {"variety": None if again is None else float(np.mean(drawn.variety(again, each)))}
 
 
 def score(key, by_seed, metadata, at, costs):

@@ -14,7 +14,7 @@ in its standard errors. Of each prompt evaluations and FLOPs are counted as if i
 groups as long as somebody in them moves: columns with a batch size count what its samples pay for each other, too, and "waits" says how
 many more looks that is than they would take alone. Memory is what the compiler plans beside its arguments. ECE before is of the probability
 that the gate sees (of several relations their product), beside what is drawn unsteered; after, of the probability that the steering ends
-with, beside what it has drawn.
+with, beside what it has drawn. "variety x" is the root-mean-square distance of two pictures of one prompt over the unsteered one.
 
 Two claims stand below the table, with differences that are paired by prompt: that a method keeps 90 % of the gain of `faithful` at the same
 steps, by whichever classifier that is right most often, and that it closes half of the gap between position and two objects among the
@@ -60,6 +60,7 @@ def main(argv):
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--seed", type=flags.whole(0, flags.MOST_SEED), default=0)
     parser.add_argument("--tune", type=flags.whole(0, 100_000), default=64, help="prompts to tune steps on, 0 for the defaults")
+    parser.add_argument("--variety", type=flags.whole(0, 100_000), default=32, help="prompts that are drawn eight times, 0 for none")
     parser.add_argument("--timed", type=flags.whole(0, 1000), default=3, help="rounds of timing, 0 for none")
     parser.add_argument("--batches", type=flags.steps, default=(1, 8), help="batch sizes that are timed")
     parser.add_argument("--out", default="", help="JSON record to write")
@@ -89,6 +90,8 @@ def main(argv):
     for case in cases:
         if kept.drawn(case) is None:
             kept.add(writer, work.draw(case, model, params, what, args.seed, tables.FIELDS), "drawn", case)
+        if args.variety and kept.spread(case) is None:
+            kept.add(writer, work.spread(case, model, params, what, args.seed, args.variety), "variety", case, args.variety)
     prompts = [row["prompt"] for row in what.metadata]
     for batch in args.batches if args.timed else ():
         missing = [case for case in cases if kept.cost(case, batch) is None]
@@ -160,7 +163,7 @@ class Rows:
 
     def __init__(self, args, what, model, params):
         asked = zlib.crc32(json.dumps([what.metadata, what.first, args.seed]).encode())
-        d = model.drawing
+        self.varied, d = args.variety, model.drawing
         self.asked = f"{asked:08x} {tree.crc32(params):08x} {d.sampler} {d.ask} {d.scale:g} {d.eta:g}"
         there = logs.read_rows(Path(args.rows)) if Path(args.rows).exists() else []
         self.found = {row["key"]: {name: unpacked(value) for name, value in row.items()} for row in there if "key" in row}
@@ -171,6 +174,10 @@ class Rows:
 
     def drawn(self, case):
         return self.found.get(self.key("drawn", case))
+
+    def spread(self, case):
+        """{"variety": of each prompt}, None where it is not drawn or not asked for."""
+        return self.found.get(self.key("variety", case, self.varied))
 
     def cost(self, case, batch):
         return self.found.get(self.key("cost", case, batch))
