@@ -15,12 +15,15 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")  # a forgotten axis i
 
 @pytest.fixture(scope="module")
 def light_compilation():
-    """Most optimisations off: for files of many small networks, whose time is compilation."""
+    """Most optimisations off, here and in processes that are started: for files of many small networks, whose time is compilation."""
     import jax
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    before = jax.config.values["jax_disable_most_optimizations"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def pytest_configure(config):

@@ -21,6 +21,8 @@ from anystep.teachers import model_of
 from anystep.train_step import abstract_batch, abstract_frozen, make_loss, make_optimizers, make_train_step
 from anystep.types import Roles
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 OWN = [name for name in tiny.NAMES if name not in tiny.ALIKE]
 PLACES = [("shapes", "cuda"), *((name, "tpu") for name in OWN if name != "smoke")]
 

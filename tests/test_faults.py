@@ -7,6 +7,8 @@ import pytest
 from anystep.bench import faults
 from anystep.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what Pillow and orbax say of damage that was done on purpose

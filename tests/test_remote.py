@@ -12,6 +12,8 @@ from anystep import logs
 from anystep.errors import UserError
 from anystep.flags import require_remote
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 
 @pytest.fixture
 def server():

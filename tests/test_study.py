@@ -9,6 +9,8 @@ from anystep import logs
 from anystep.bench import _draw, _plan, _recall, _record, _sum, study
 from anystep.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 PLAN = """
 def get_plan():
     alone = ["objective.self_evaluation.share=0", "objective.consistency.share=0"]

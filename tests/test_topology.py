@@ -13,6 +13,8 @@ import tiny
 
 from anystep.logs import read_rows
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 HERE = Path(__file__).parent
 
 

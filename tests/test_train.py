@@ -17,6 +17,8 @@ from anystep.data import make_stream
 from anystep.errors import UserError
 from anystep.tree import paths
 
+pytestmark = pytest.mark.usefixtures("light_compilation")
+
 STEPS = 60
 
 
