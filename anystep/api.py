@@ -149,13 +149,14 @@ def encoder(encode):
     return jax.jit(encode)
 
 
-def notes(model: Pipeline, prompts, steer, steps=4, times=None, size=None, sampler=None, ask=None) -> list[str]:
+def notes(model: Pipeline, prompts, steer, steps=4, times=None, size=None, sampler=None, ask=None, eta=None) -> list[str]:
     """Lines on what a Steering will not do for these prompts at so many steps: relations that are not understood, walks unlike those that
     its classifier learned from, other weights of the network. [] for any other `steer`."""
     if not isinstance(steer, Steering):
         return []
     times = times_of(model.drawing, steps, tokens_of(model, shape_of(model, size)), times)
-    strange = steer.strange(times, sampler or model.drawing.sampler, ask or model.drawing.ask)
+    d = model.drawing
+    strange = steer.strange(times, sampler or d.sampler, ask or d.ask, d.eta if eta is None else eta)
     return [*steer.notes, *strange, *not_steered(steer.understand(model.text, prompts))]
 
 

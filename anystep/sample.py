@@ -125,7 +125,9 @@ def main(argv):
     for line in dict.fromkeys(
         line
         for count in steps
-        for line in api.notes(model, args.prompts, steer, count, **args.over, size=how["size"], sampler=how["sampler"], ask=how["ask"])
+        for line in api.notes(
+            model, args.prompts, steer, count, **args.over, **{name: how[name] for name in ("size", "sampler", "ask", "eta")}
+        )
     ):
         print(line)
     if args.export:
@@ -204,7 +206,7 @@ class _Callable(types.ModuleType):
         from anystep import api
 
         x = api.sample(model, params, prompts, steps, seed, guide, steer, **how)
-        walk = {name: how.get(name) for name in ("times", "size", "sampler", "ask")}
+        walk = {name: how.get(name) for name in ("times", "size", "sampler", "ask", "eta")}
         for line in api.notes(model, prompts, steer, steps, **walk) if steer else ():
             print(line, file=sys.stderr)
         return x

@@ -7,13 +7,24 @@ are compared, and calibrated, on what is asked later. --data FILE.jsonl has pict
 such, labels what the model drew where it draws no shapes.
 """
 
-import json
 from pathlib import Path
-
-from etils import epath
 
 from anystep import flags
 from anystep.errors import UserError, run_main
+
+LEARNING = (
+    "kind",
+    "layers",
+    "heads",
+    "side",
+    "source",
+    "wrong",
+    "at",
+    "train",
+    "batch",
+    "lr",
+    "no_symmetries",
+)  # flags of a new classifier
 
 
 def numbers(low, high, real=False):
@@ -58,7 +69,7 @@ def parse(argv):
     args = parser.parse_args(argv)
     if args.data != "shapes" and not args.data.endswith(".jsonl"):
         raise UserError(f"--data {args.data!r}: shapes, or a .jsonl file")
-    if args.data != "shapes" and args.source != "noised" and not args.boxes:
+    if args.data != "shapes" and args.source != "noised" and not args.boxes and not args.classifier:
         raise UserError(
             f"--source {args.source}: what the model draws is labelled by --boxes FILE.py, or --source noised takes the pictures"
         )
@@ -66,6 +77,12 @@ def parse(argv):
         raise UserError(f"--wrong {args.wrong}: is for --source noised or both; what the model draws has no wrong word")
     if args.classifier and not args.amortise:
         raise UserError(f"--classifier {args.classifier!r}: is for --amortise")
+    idle = dict.fromkeys(LEARNING, "is for a new classifier, not for --classifier") if args.classifier else {}
+    idle |= {} if args.amortise else {"penalty": "is for --amortise"}
+    idle |= {"at": "is for --source noised or both"} if args.source == "policy" else {}
+    for name, why in idle.items():
+        if getattr(args, name) != parser.get_default(name):
+            raise UserError(f"--{name} {getattr(args, name)}: {why}")
     return args
 
 
@@ -76,7 +93,7 @@ def main(argv):
 
     import numpy as np
 
-    from anystep import api, steering  # after the flags: a typing error should not wait for jax
+    from anystep import api, steering, tree  # after the flags: a typing error should not wait for jax
     from anystep.cache import use_compile_cache
     from anystep.steering import amortise, examples
     from anystep.steering.method import published_steps
@@ -106,16 +123,17 @@ def main(argv):
         found = steering.load(args.classifier, model, net=params["net"])
         print("\n".join(found.notes), end="\n" * bool(found.notes))
         reader, weights, things = found.program.reader, found.params, found.things
-        report = json.loads((epath.Path(args.classifier) / "config.json").read_text())["report"]
+        kept = steering.files.read_config(args.classifier)
+        report, checksum = kept["report"], kept["weights"]  # what it was calibrated on
     else:
         reader, weights, report = classifier(args, task, counts, firsts)
-        things = data.things
-    steering.save(out, model, reader, weights, things, report, params["net"])
+        things, checksum = data.things, tree.crc32(params["net"])
+    steering.save(out, model, reader, weights, things, report, checksum)
     if args.amortise:
         reader, weights, found = amortise.amortised(task, reader, weights, args.amortise, args.penalty, counts, args.rows)
         change = f"{found['loss_before']:.3f} -> {found['loss']:.3f}"
         print(f"loss of the classifier on dev {change}, corrections {found['correction']:.1%} of the noise")
-        steering.save(out, model, reader, weights, things, report | {"amortised": found}, params["net"])
+        steering.save(out, model, reader, weights, things, report | {"amortised": found}, checksum)
     print(out)
 
 
@@ -147,6 +165,8 @@ def classifier(args, task, counts, firsts):
 
 
 def data_of(args, model):
+    import numpy as np
+
     from anystep import api
     from anystep.steering import sources
 
@@ -155,6 +175,11 @@ def data_of(args, model):
         return sources.PicturesData(Path(args.data), (height, width), sources.boxes_of(args.boxes))
     world, learned = sources.world_of(model.config), model.config is not None and model.config.data.kind == "shapes"
     boxes = sources.boxes_of(args.boxes) or (sources.boxes_in_shapes(world) if learned else None)
+    if boxes and not args.boxes:
+        try:
+            boxes(np.zeros((height, width, 3), np.uint8), ())
+        except UserError as error:  # before anything is drawn
+            raise UserError(f"--size {height}x{width}: {error}; --boxes FILE.py judges others") from None
     return sources.ShapesData(world, args.seed, (height, width), boxes)
 
 

@@ -65,6 +65,8 @@ def test_own_model(own, tmp_path, capsys):
     made, out = tmp_path / "made", tmp_path / "grid.png"
     with pytest.raises(UserError, match="64 of 64 pictures show the relation 'none'"):
         steer_train.main(["--model", str(own), "--out", str(made), *FEW, "--steps", "1"])
+    with pytest.raises(UserError, match=r"--size 16x32: image of shape .* --boxes FILE.py judges others"):
+        steer_train.main(["--model", str(own), "--out", str(made), *FEW, "--size", "16x32"])
     steer_train.main(["--model", str(own), "--out", str(made), *FEW, *judged_by(tmp_path), "--steps", "1", "--amortise", "2"])
     said = capsys.readouterr().out
     assert all(text in said for text in ("mismatching", "ece", "at 1 steps: accuracy", "loss of the classifier on dev", "of the noise"))
@@ -79,7 +81,7 @@ def test_own_model(own, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == 'prompt 2: not steered: "ring" above "ring": two equal nouns have the same words to look for'
     assert lines[1].startswith("prompt 3: not steered: says nothing of left")
-    assert lines[2].startswith('prompt 1: "red ring" left "blue square": 0.') and "at 1 step, " in lines[2] and "moved" in lines[2]
+    assert lines[2].startswith('prompt 1: "red ring" left "blue square": 0.') and "at 1 step, " in lines[2] and "moves: 0, to " in lines[2]
     for page in ("grid.png", "grid_steered.png", "grid_maps.png"):
         assert Image.open(tmp_path / page).width > 100
 
@@ -104,14 +106,15 @@ def test_own_model(own, tmp_path, capsys):
 def test_corrections_for_a_classifier_that_is_there(own, tmp_path, capsys):
     model, _ = api.load(own)
     made, params = reader_of(model)
-    steering.save(tmp_path / "made", model, made, params, ("ring", "square"), {"accuracy": 0.5})
-    more = ["--classifier", str(tmp_path / "made"), "--amortise", "1", "--steps", "1"]
-    steer_train.main(["--model", str(own), "--out", str(tmp_path / "both"), *FEW, *more])
+    steering.save(tmp_path / "made", model, made, params, ("ring", "square"), {"accuracy": 0.5}, checksum=7)
+    more = ["--classifier", str(tmp_path / "made"), "--amortise", "1", "--steps", "1", "--rows", "64"]
+    steer_train.main(["--model", str(own), "--out", str(tmp_path / "both"), *more])
     assert "loss of the classifier on dev" in capsys.readouterr().out
     config = json.loads((tmp_path / "both" / "config.json").read_text())
     assert (
         config["report"]["accuracy"] == 0.5 and config["report"]["amortised"]["correction"] >= 0 and config["things"] == ["ring", "square"]
     )
+    assert config["weights"] == 7  # what its probabilities were calibrated on, not what its corrections learned from
     found = steering.load(tmp_path / "both", model, "amortised")
     jax.tree.map(np.testing.assert_array_equal, {name: found.params[name] for name in params}, params)
 
@@ -218,6 +221,10 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
         (["--data", "dogs.jsonl"], "--source policy: .* --boxes FILE.py, or --source noised"),
         (["--classifier", "x"], "--classifier 'x': is for --amortise"),
         (["--wrong", "no"], "--wrong no: is for --source noised or both"),
+        (["--at", "0.5"], r"--at \(0.5,\): is for --source noised or both"),
+        (["--penalty", "2"], "--penalty 2.0: is for --amortise"),
+        (["--classifier", "x", "--amortise", "1", "--kind", "faithful"], "--kind faithful: is for a new classifier, not for --classifier"),
+        (["--classifier", "x", "--amortise", "1", "--layers", "0"], r"--layers \(0,\): is for a new classifier"),
         (["--kind", "heavy"], "argument --kind: invalid choice"),
         (["--boxes", __file__ + ".txt"], r"argument --boxes: .* is no Python file that is there"),
         (["--boxes", "README.md"], r"argument --boxes: 'README.md' is no Python file that is there \(FILE.py\)"),

@@ -353,6 +353,8 @@ def test_the_published_method_steers_as_many_steps_as_published(model):
     assert said == ["steer: the classifier learned from drawings by restart asking zero, not by euler asking now"]
     (said,) = steer._replace(program=steer.program._replace(method=METHODS["fast"])).strange(grid, "restart", "zero")
     assert said.startswith("steer: 1 of 5 steps are steered, and restart draws new noise in the others")
+    steer = steer._replace(program=steer.program._replace(method=METHODS["fast"]))
+    assert "and ddim draws" in steer.strange(grid, "ddim", "now")[0] and steer.strange(grid, "ddim", "now", eta=0.0) == []
 
 
 @pytest.mark.slow

@@ -142,6 +142,8 @@ def judged(picture, relations, boxes):
     try:
         found = boxes(np.asarray(picture, np.float32) / 127.5 - 1.0, names)
         every = {name: sources.several(found.get(name)) for name in names}
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001  a stranger's code
         raise UserError(f"--boxes: boxes(picture, {names}) failed: {type(error).__name__} ({error})") from None
     there = {name: max(some, key=lambda box: (box[2] - box[0]) * (box[3] - box[1])) for name, some in every.items() if some}

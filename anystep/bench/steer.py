@@ -24,6 +24,8 @@ unsteered pictures,
 
 Each "holds" where d is above zero by two standard errors, and "does not" where it is below by as many.
 
+What a classifier was calibrated on are scenes of dev, too: its ECE is measured with --split test.
+
 A sampler that draws new noise at every step, as restart does, forgets the first one, and with it a steering of the first step alone: many
 steps want --sampler euler --ask now, here and for the drawings that the classifier learns from, or more steered steps.
 """
@@ -120,7 +122,10 @@ def tuned(case, kept, writer, model, params, what, seed):
 def strange(case, model):
     from anystep import api
 
-    times, how = model.drawing.times(case.steps, api.tokens_of(model, model.net.shape)), (model.drawing.sampler, model.drawing.ask)
+    times, how = (
+        model.drawing.times(case.steps, api.tokens_of(model, model.net.shape)),
+        (model.drawing.sampler, model.drawing.ask, model.drawing.eta),
+    )
     return [*case.steer.notes, *(f"{case.method} at {case.steps} steps, {line}" for line in case.steer.strange(times, *how))]
 
 

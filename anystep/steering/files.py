@@ -28,13 +28,13 @@ def digest(net) -> str:
     return hashlib.sha256(json.dumps([leaves, net.shape[-1], net.path.name, net.ends != "none"]).encode()).hexdigest()[:16]
 
 
-def save(folder, model, reader: Reader, params, things=(), report=None, net=None) -> None:
-    """Writes a classifier that was made for `model`; net: the weights of its network, of which a checksum is kept."""
+def save(folder, model, reader: Reader, params, things=(), report=None, checksum=None) -> None:
+    """Writes a classifier that was made for `model`; checksum: `tree.crc32` of the weights of its network."""
     kind = next(name for name, options in KINDS.items() if isinstance(reader.options, options))
     config = {
         "steering": VERSION,
         "network": digest(model.net),
-        "weights": None if net is None else tree.crc32(net),
+        "weights": checksum,
         "layers_there": model.net.maps,
         "lens": reader.lens._asdict(),
         "kind": kind,
@@ -78,6 +78,11 @@ def load(folder, model, method="fast", strength=1.0, net=None, **settings) -> St
         raise UserError(f"{where}: {error}") from None
     program = Program(reader, method_of(method, settings, reader.corrects is not None))
     return Steering(program, params, strength, things, times=times, walk=walk, notes=notes_on(where, config, net))
+
+
+def read_config(name) -> dict:
+    """What `save` wrote beside the weights of a classifier, by `folder_of`."""
+    return json.loads((folder_of(name) / weights.CONFIG).read_bytes())
 
 
 def folder_of(name):

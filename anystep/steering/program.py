@@ -97,7 +97,7 @@ class Steering(NamedTuple):
         asked = jax.tree.map(jnp.asarray, prompts.arrays(understood, length, most))
         return {"asked": asked, "params": self.params, "strength": jnp.float32(self.strength)}
 
-    def strange(self, times, sampler, ask) -> list[str]:
+    def strange(self, times, sampler, ask, eta=1.0) -> list[str]:
         """Lines where steered steps of a walk over flow times [N + 1] are unlike those that the classifier has learned from, or where the
         sampler forgets them."""
         walked, lines = np.asarray(times)[:-1], []
@@ -108,9 +108,10 @@ class Steering(NamedTuple):
         if self.times and not (min(self.times) - 1e-3 <= steered.min() and steered.max() <= max(self.times) + 1e-3):
             seen = f"{min(self.times):.3g} to {max(self.times):.3g}"
             lines.append(f"steer: steps at flow times {steered.min():.3g} to {steered.max():.3g}, the classifier learned from {seen} alone")
-        if sampler == "restart" and len(walked) > 2 * len(steered):
+        draws = sampler == "restart" or (eta and sampler in ("ddim", "ddim_ratio"))
+        if draws and len(walked) > 2 * len(steered):
             lines.append(
-                f"steer: {len(steered)} of {len(walked)} steps are steered, and restart draws new noise in the others, which forget it; "
+                f"steer: {len(steered)} of {len(walked)} steps are steered, and {sampler} draws new noise in the others, which forget it; "
                 "euler asking now keeps it, or more steered steps do"
             )
         return lines

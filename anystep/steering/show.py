@@ -15,7 +15,7 @@ def lines(understood, info, steps):
             moves, way = int(info["steering"]["iterations"][:, row].sum()), float(info["steering"]["distance"][:, row].max())
             named = f'"{relation.subject}" {relation.word} "{relation.object}"'
             came = f"{'?' if before is None else f'{before:.2f}'} -> {after:.2f}"
-            moved = f"moved {moves} times, by {way:.0%} of its length" if way else "not moved"
+            moved = f"moves: {moves}, to {way:.0%} of its length away" if way else "not moved"
             out.append(f"prompt {row + 1}: {named}: {came} at {steps} step{'s' * (steps > 1)}, {moved}")
     return out
 

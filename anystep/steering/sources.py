@@ -127,6 +127,8 @@ def labels_of_pictures(pictures, rows, boxes):
         try:
             found = boxes(picture, list(row.names))
             out.append(label_of(*(several(found.get(name)) for name in row.names)))
+        except UserError:
+            raise
         except Exception as error:  # noqa: BLE001  a stranger's code
             raise UserError(f"--boxes: boxes(picture, {list(row.names)}) failed: {type(error).__name__} ({error})") from None
     return np.stack(out)
