@@ -20,8 +20,14 @@ Result     400 held-out prompts of the tag position, their relation right (both 
            (.33), .19 (.56), .24 (.67), `fast` .71, .83, .58
 
 Of 100 captions of two related objects 35 say another relation, 30 none ("and"), and 35 what the picture shows. Else this is `shapes`,
-trained four times as long, so that the objects should be drawn as well as there. For prompts of two and three relations
-(`bench steer --relations 2`) a base must have seen three and four different objects: --config.data.chain=3 --config.model.text.length=28.
+trained four times as long, so that the objects should be drawn as well as there. For prompts of two and three relations a base must have
+seen three and four different objects; the records `steer_chain2` and `steer_chain3` are of
+
+    anystep train --config steer_shapes --config.data.chain=3 --config.model.text.length=28 --config.train.steps=3200 \
+        --config.objective.consistency.start=1600 --workdir runs/chain
+    anystep steer-train --model runs/chain --out runs/light_chain --rows 12288 --steps 4,32 --sampler euler --ask now --first 4
+    anystep bench steer --model runs/chain --classifier chain=runs/light_chain --sampler euler --ask now --steps 4 --relations 2 \
+        --methods "none,best,faithful,fast,fast:steps=4" --rows runs/rows_chain.jsonl --split test
 """
 
 from ml_collections import ConfigDict
