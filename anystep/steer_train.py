@@ -12,19 +12,8 @@ from pathlib import Path
 from anystep import flags
 from anystep.errors import UserError, run_main
 
-LEARNING = (
-    "kind",
-    "layers",
-    "heads",
-    "side",
-    "source",
-    "wrong",
-    "at",
-    "train",
-    "batch",
-    "lr",
-    "no_symmetries",
-)  # flags of a new classifier
+# what only a new classifier is told
+LEARNING = ("kind", "layers", "heads", "side", "source", "wrong", "at", "train", "batch", "lr", "no_symmetries", "unscaled")
 
 
 def numbers(low, high, real=False):
@@ -60,6 +49,7 @@ def parse(argv):
     parser.add_argument("--batch", type=flags.whole(1, 65536), default=64)
     parser.add_argument("--lr", type=flags.real(1e-7, 1.0), help="(default: light 2e-3, else 1e-4)")
     parser.add_argument("--no_symmetries", action="store_true", help="learn from the maps as they are alone, as published")
+    parser.add_argument("--unscaled", action="store_true", help="a faithful layout's maps as they sum to one, as published")
     parser.add_argument(
         "--amortise", type=flags.whole(0, 10_000_000), default=0, help="steps of training of a network that corrects noises"
     )
@@ -78,6 +68,7 @@ def parse(argv):
     if args.classifier and not args.amortise:
         raise UserError(f"--classifier {args.classifier!r}: is for --amortise")
     idle = dict.fromkeys(LEARNING, "is for a new classifier, not for --classifier") if args.classifier else {}
+    idle |= {"unscaled": "is for --kind faithful or faithful_small"} if args.kind == "light" else {}
     idle |= {} if args.amortise else {"penalty": "is for --amortise"}
     idle |= {"at": "is for --source noised or both"} if args.source == "policy" else {}
     for name, why in idle.items():
@@ -148,7 +139,7 @@ def classifier(args, task, counts, firsts):
     train = examples.collect(task, "train", args.rows, lens, args.source, kinds, counts, firsts, args.at)
     judged = "policy" if task.data.boxes else "noised"
     dev = examples.collect(task, "dev", max(args.rows // 4, 64), lens, judged, ("true", "wrong"), counts, firsts, args.at)
-    reader = fresh(args.kind, lens, train.maps.shape[2], train.t)
+    reader = fresh(args.kind, lens, train.maps.shape[2], train.t, not args.unscaled)
     lr = args.lr or (2e-3 if args.kind == "light" else 1e-4)
     halves = examples.halves(dev)
     weights, report = fit.fit(

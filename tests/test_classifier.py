@@ -65,6 +65,8 @@ def test_every_weight_of_the_faithful_layout_acts():
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(net.apply(p, found, t)))))(params)
     silent = {name for name, leaf in tree.paths(gradient).items() if float(jnp.abs(leaf).max()) < 1e-7}
     assert all(name.endswith("k/bias") or "pair_layer" in name and ("/q/" in name or "/k/" in name) for name in silent)  # one token
+    scaled = relation.build(options._replace(scaled=True))
+    np.testing.assert_allclose(scaled.apply(params, found / 16, t), net.apply(params, found, t), atol=1e-5)
     dropped = [net.apply(params, found, t, jax.random.key(k)) for k in (0, 1)]
     assert float(jnp.abs(dropped[0] - dropped[1]).max()) > 1e-3
 

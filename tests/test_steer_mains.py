@@ -222,6 +222,7 @@ def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
         (["--classifier", "x"], "--classifier 'x': is for --amortise"),
         (["--wrong", "no"], "--wrong no: is for --source noised or both"),
         (["--at", "0.5"], r"--at \(0.5,\): is for --source noised or both"),
+        (["--unscaled"], "--unscaled True: is for --kind faithful"),
         (["--penalty", "2"], "--penalty 2.0: is for --amortise"),
         (["--classifier", "x", "--amortise", "1", "--kind", "faithful"], "--kind faithful: is for a new classifier, not for --classifier"),
         (["--classifier", "x", "--amortise", "1", "--layers", "0"], r"--layers \(0,\): is for a new classifier"),

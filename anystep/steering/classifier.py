@@ -38,13 +38,14 @@ class Reader(NamedTuple):
         return found.reshape(b, objects // 2, -1)
 
 
-def fresh(kind, lens: Lens, maps, times) -> Reader:
-    """A Reader without weights, of kind "light" | "faithful" | "faithful_small": of so many maps, learned at these flow times."""
+def fresh(kind, lens: Lens, maps, times, scaled=True) -> Reader:
+    """A Reader without weights, of kind "light" | "faithful" | "faithful_small": of so many maps, learned at these flow times. scaled: see
+    `relation`; light always is."""
     if kind == "light":
         return Reader(lens, relation.Light(maps, side=lens.side))
     clock = tuple(sorted({float(t) for t in times}, reverse=True))
     layout = relation.FLUX if kind == "faithful" else relation.STABLE
-    return Reader(lens, relation.Faithful(maps, clock, tuple(range(len(clock))), side=lens.side, **layout))
+    return Reader(lens, relation.Faithful(maps, clock, tuple(range(len(clock))), side=lens.side, scaled=scaled, **layout))
 
 
 def losses(logits, word):
