@@ -14,7 +14,8 @@ Many steps walk by Euler asking now, for the drawings that a classifier learns f
         --rows runs/rows_euler.jsonl
 
 What classifiers learn from and read, in `steer_sources_16px_cpu.json`: `steer-train --rows 6144 --steps 1,2,4` alone (policy), with
---layers 0, --layers 0,1,2,3 (all), --source noised, --source noised --wrong no (true_only), --kind faithful_small --train 1000 (published).
+--layers 0, --layers 0,1,2,3 (all), --source noised, --source noised --wrong no (true_only), --kind faithful_small --train 300, and
+--kind faithful_small --unscaled --train 1000 (published).
 
 Hardware   2 CPU cores
 Time       41 minutes on one core
