@@ -122,10 +122,8 @@ def tuned(case, kept, writer, model, params, what, seed):
 def strange(case, model):
     from anystep import api
 
-    times, how = (
-        model.drawing.times(case.steps, api.tokens_of(model, model.net.shape)),
-        (model.drawing.sampler, model.drawing.ask, model.drawing.eta),
-    )
+    d = model.drawing
+    times, how = d.times(case.steps, api.tokens_of(model, model.net.shape)), (d.sampler, d.ask, d.eta)
     return [*case.steer.notes, *(f"{case.method} at {case.steps} steps, {line}" for line in case.steer.strange(times, *how))]
 
 
