@@ -5,8 +5,8 @@
                an MLP. `FLUX` has 4.85 M parameters, `STABLE` 1.96 M
     light      the C maps mixed to a few channels, the same Dense for both objects, an MLP over both and the time: tens of thousands
 
-As published, maps that sum to one over their places, 1/S^2 each, meet sinusoids of one, from which little is learned in some thousands of
-steps (the base of `configs/steer_shapes.py`: cross-entropy 2.59 after 1,000, below 2 after 100 with maps times S^2): `scaled`.
+As published, maps that sum to one over their places, 1/S^2 each, meet sinusoids of one, from which little is learned in 1,000 steps (the
+base of `configs/steer_shapes.py`: cross-entropy 2.59, and below 2 after 100 with maps times S^2): `scaled`.
 
 Unlike the paper: dropout is on residual branches and in the feed-forwards, not on attention's probabilities.
 """
