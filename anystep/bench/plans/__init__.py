@@ -1,4 +1,4 @@
 """Plans of studies, `anystep bench study --plan NAME`: one file each, with a `get_plan()` (its fields: `anystep.bench._plan`).
 
-Import order inside: any_step, any_step64, budget, sprint, sprint64.
+Import order inside: any_step, any_step64, budget, sprint, sprint64, sprint_budget.
 """
