@@ -13,22 +13,8 @@ Hardware      written for 32 accelerators of 80 GB or fewer larger ones; --confi
 Cost          9.3e15 FLOP a step, 1.9e20 in all (--dry_run --config.data.holds=32,32,32,300,2304,0); the paper's took 32 A100
 Result        not measured
 
-The first stage, for a SANA without q/k norms whose clock counts 1,000 steps: flow matching of the same network from the same folder.
-
-    anystep train --config sana_sprint_1600m --workdir runs/teacher --config.data.path=STORE --config.init_from=SANA \
-        --config.model.guidance=False --config.objective.flow_matching.share=1 --config.objective.consistency.share=0 \
-        --config.objective.adversarial.share=0 --config.objective.prompt_dropout=0.1 --config.optim.lr=2e-5 \
-        --config.optim.warmup=250 --config.train.steps=5000 \
-        --config.objective.time.mean=0.0 --config.objective.time.std=1.0 \
-        --config.data.batch=1024 --config.eval.sampler=dpm --config.eval.ask=now
-
-What is the paper's and what the released loop's: the law of the student's times, (0.2, 1.6) in log tan at deviation 0.5, is the one the
-loop shipped (the paper's F.2 chose (0.0, 1.6), sCM began with (-0.8, 1.6)); batch, clip, tangent warm-up (4,000 steps of both kinds there,
-2,000 of the student's here) are theirs. lr is the paper's 2e-6; the loop multiplies it by the root of batch / 256, 2.83e-6 at 512
-(--config.optim.lr=2.83e-6). Weights, too: each loss has one half of the rows here, all of them there, hence 2 and 1 for 1 and 0.5; the EMA
-is ours, the loop has none. The norm of the tangent is by root mean square and nothing is divided by its angle twice (see
-objectives/consistency.py), so that the learned weight need not fall by e^10 before consistency counts, which at this lr it could not (see
-nets/logvar.py). AdamW stands in for CAME, for the heads too, as in the loop, which does not read its block for their own optimizer.
+The first stage, for a SANA without q/k norms whose clock counts 1,000 steps, is the one in `configs/sana_sprint_600m.py` under this
+config's name; that file also says what is the paper's here and what the released loop's.
 """
 
 from ml_collections import ConfigDict
