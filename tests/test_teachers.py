@@ -219,6 +219,7 @@ def test_a_sana_of_others_teaches(tmp_path):
 def test_a_student_of_two_kinds_of_steps_trains_resumes_and_stands_alone(tmp_path):
     """Its checkpoint holds nothing of the teacher, its model folder draws without it."""
     flags = tiny.arguments("sprint_shapes", tmp_path, "--workdir", str(tmp_path / "run"), "--config.train.steps=6")
+    flags += ["--config.objective.consistency.weighting=learned"]
     assert not train.main(flags)
     names = paths(checkpoint.saved_tree(tmp_path / "run", 6))
     assert {name.split("/")[1] for name in names if name.startswith("params/")} == {"net", "weighting", "discriminator"}

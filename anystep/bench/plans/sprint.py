@@ -3,10 +3,9 @@
 The teacher of every seed is trained first and is the beginning of that seed's students. The full student has 1,600 steps of its own beside
 as many of its heads, three seeds; the ablations, from the teacher of seed 0, half of that, against a full one of the same length. "LADD
 only" has no consistency, and so no guidance behind any scale; "sCM only" no heads, and so every step to itself at half the steps. "no
-schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "prior twice" scales the
-squares by a function of t, which a learned variance takes back in time: it can differ while that learns only. "L2 tangent" makes the
-tangent itself shorter, by the root of the number of values, so that it begins weaker beside the heads and, once the variance has learned
-its small squares, ends stronger. Goals: at two steps nine tenths of what the teacher draws right at 32, at one step three quarters, which
+schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "L2 tangent" makes the
+tangent itself shorter, by the root of the number of values, so that beside heads little is left of it. "as released" is the full student
+with the released law of times, learned weight and weight of the heads, at a third of the rate. Goals: at two steps nine tenths of what the teacher draws right at 32, at one step three quarters, which
 the teacher itself misses by far. "over a grid" takes no derivative: two guided steps of the teacher on a grid of eight and the averages'
 jump from there, absolute values, three rows of ten at t = 1, at ten times the rate, under which the derivative collapses.
 
@@ -22,9 +21,11 @@ TEACH += ["eval.sampler=euler", "eval.ask=now"]
 NO_NORM = "teacher without q/k norm"
 STEPS = 1600  # of a teacher, of the heads and the student of an ablation together; a full student has twice as many
 ALONE = "objective.adversarial.share=0"
+TIMES = ["objective.time.mean=-0.206"]
+RELEASED = [*TIMES, "objective.consistency.weighting=learned", "objective.adversarial.weight=0.5", "optim.lr=0.0003"]
 GRID = ["objective.consistency.nodes=8", "objective.consistency.hops=2", "objective.consistency.form=linear", "optim.lr=0.003"]
 GRID += ["objective.consistency.tangent_norm=none", "objective.consistency.weighting=l1", "objective.consistency.warmup=0"]
-GRID += ["objective.consistency.at_noise=0.3"]
+GRID += ["objective.consistency.at_noise=0.3", *TIMES, "objective.adversarial.weight=0.5"]
 WITHOUT = {  # what is taken from the recipe
     "sprint, half": [],
     "sCM only": [ALONE],
@@ -37,6 +38,8 @@ WITHOUT = {  # what is taken from the recipe
     "one level": ["objective.adversarial.one_level=True"],
     "no schedule transfer": ["objective.consistency.form=linear"],
     "no q/k norm": ["model.qk_norm=False"],
+    "learned weight": ["objective.consistency.weighting=learned", "objective.adversarial.weight=0.5"],
+    "released times": TIMES,
     "over a grid": GRID,
     "over a grid, no heads": [*GRID, ALONE],
 }
@@ -52,6 +55,7 @@ def get_plan(steps=STEPS, world=("checkpoint.every=400",)):
     methods = {
         "teacher": dict(overrides=[*TEACH, ours], seeds=3, draws=[PLAIN, ("dpm", "now", 2.0)]),
         "sprint": dict(overrides=[*sprint, f"train.steps={2 * steps}"], seeds=3, draws=[OWN]),
+        "as released": dict(overrides=[*sprint, f"train.steps={2 * steps}", *RELEASED], seeds=3, draws=[OWN]),
         NO_NORM: dict(overrides=[*TEACH, ours, "model.qk_norm=False"], seeds=1, draws=[PLAIN]),
     }
     for name, overrides in WITHOUT.items():
