@@ -69,7 +69,7 @@ def get_config():
             ),
             path=dict(name="linear"),
             objective=dict(
-                time=dict(law="logit_normal", mean=-0.206, std=1.6, shift=3.0, base_tokens=0),
+                time=dict(law="logit_normal", mean=-1.405, std=1.6, shift=3.0, base_tokens=0),
                 prompt_dropout=0.0,
                 control_dropout=0.0,
                 teacher=dict(folder="", digest="", scales=(1.5, 2.0, 2.5), null_mask="own"),
@@ -105,11 +105,11 @@ def get_config():
                     tangent_norm="rms",
                     tangent_constant=0.2,
                     prior=False,
-                    weighting="learned",
+                    weighting="none",
                 ),
                 adversarial=dict(
                     share=1,
-                    weight=0.5,
+                    weight=0.1,
                     blocks=(1, 3),
                     at_noise=0.5,
                     mean=0.093,
