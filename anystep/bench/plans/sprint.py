@@ -3,7 +3,8 @@
 The teacher of every seed is trained first and is the beginning of that seed's students. The full student has 1,600 steps of its own beside
 as many of its heads, three seeds; the ablations, from the teacher of seed 0, half of that, against a full one of the same length. "LADD
 only" has no consistency, and so no guidance behind any scale; "sCM only" no heads, and so every step to itself at half the steps. "no
-schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "L2 tangent" makes the
+schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "prior twice"
+divides the squares by the tangent of the angle once more. "L2 tangent" makes the
 tangent itself shorter, by the root of the number of values, so that beside heads little is left of it. "as released" is the full student
 with the released law of times, learned weight and weight of the heads, at a third of the rate. "over a grid" takes no derivative: two
 guided steps of the teacher on a grid of eight and the averages' jump from there, absolute values, three rows of ten at t = 1, at three
@@ -22,11 +23,11 @@ TEACH += ["eval.sampler=euler", "eval.ask=now"]
 NO_NORM = "teacher without q/k norm"
 STEPS = 1600  # of a teacher, of the heads and the student of an ablation together; a full student has twice as many
 ALONE = "objective.adversarial.share=0"
-TIMES = ["objective.time.mean=-0.206"]
-RELEASED = [*TIMES, "objective.consistency.weighting=learned", "objective.adversarial.weight=0.5", "optim.lr=0.0003"]
+LAW = ["objective.time.mean=-0.206"]
+RELEASED = [*LAW, "objective.consistency.weighting=learned", "objective.adversarial.weight=0.5", "optim.lr=0.0003"]
 GRID = ["objective.consistency.nodes=8", "objective.consistency.hops=2", "objective.consistency.form=linear", "optim.lr=0.003"]
 GRID += ["objective.consistency.tangent_norm=none", "objective.consistency.weighting=l1", "objective.consistency.warmup=0"]
-GRID += ["objective.consistency.at_noise=0.3", *TIMES, "objective.adversarial.weight=0.5"]
+GRID += ["objective.consistency.at_noise=0.3", *LAW, "objective.adversarial.weight=0.5"]
 WITHOUT = {  # what is taken from the recipe
     "sprint, half": [],
     "sCM only": [ALONE],
@@ -40,7 +41,7 @@ WITHOUT = {  # what is taken from the recipe
     "no schedule transfer": ["objective.consistency.form=linear"],
     "no q/k norm": ["model.qk_norm=False"],
     "learned weight": ["objective.consistency.weighting=learned", "objective.adversarial.weight=0.5"],
-    "released times": TIMES,
+    "released times": LAW,
     "over a grid": GRID,
     "over a grid, no heads": [*GRID, ALONE],
 }

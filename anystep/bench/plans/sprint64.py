@@ -27,6 +27,6 @@ def get_plan():
     for name, spec in plan["methods"].items():
         later = ["objective.time.shift=6.0"]
         if not name.startswith("teacher"):  # the same laws before a shift of 6: -0.307 - log 6, released 0.893 - log 6
-            later = [f"objective.time.mean={-0.899 if sprint.TIMES[0] in spec['overrides'] else -2.099}", BLOCKS]
+            later = [f"objective.time.mean={-0.899 if sprint.LAW[0] in spec['overrides'] else -2.099}", BLOCKS]
         spec["overrides"] = spec["overrides"] + later
     return plan
