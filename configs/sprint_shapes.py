@@ -20,10 +20,11 @@ where few rows are, so that f may agree with itself and with no picture.
 Times and weights are not the released ones. With its law, log-normal in tan of the angle with (0.2, 1.6) at deviation 0.5, and the learned
 weight, one seed of three at 3e-4 and one run at 1e-3 collapsed when the warm-up of the tangent ends: first the error near the data grows,
 where every jump ends and few rows are, and the tangent with it, until the student agrees with itself alone. A learned weight likely makes
-it worse: it divides by the error, and so takes most from the times that err most. Consistency alone, 500 steps at 1e-3, 256 held-out prompts
-at 1, 2, 4 steps, one run each, errors of .03: the released law with the plain squares .31 .60 .76; a law with mean -1.8 and the learned
-weight .27 .57 .75; both, at 3e-3, .14 .38 .55, but no collapse; with mean -1.0 and the learned weight, at 2e-3, it collapses. Derivatives
-of the averaged weights, a trial that became no option: .00 at 1e-3, and without a norm of the tangent the loss grows without bound. Here the law is sCM's (-1.0, 1.6), a logit-normal of mean -0.307, which is -1.405 before a shift of 3, with plain squares.
+it worse: it divides by the error, and so takes most from the times that err most. Consistency alone, 500 steps at 1e-3, 256 held-out
+prompts at 1, 2, 4 steps, one run each, errors of .03: the released law with the plain squares .31 .60 .76; a law with mean -1.8 and the
+learned weight .27 .57 .75; both, at 3e-3, .14 .38 .55, but no collapse; with mean -1.0 and the learned weight, at 2e-3, it collapses.
+Derivatives of the averaged weights, a trial that became no option: .00 at 1e-3, and without a norm of the tangent the loss grows without
+bound. Here the law is sCM's (-1.0, 1.6), a logit-normal of mean -0.307, which is -1.405 before a shift of 3, with plain squares.
 
 What else was tried, consistency alone from the teacher of seed 0, one run each, errors of .03: with the released law, on the linear path,
 clipped, adaptive weight, at 1e-3, 500 steps .30 .64 .80, but over 1,600 steps it collapses. Over a grid of 8, absolute values, 3e-3: the

@@ -28,11 +28,11 @@ tan with (mean, std) for data of deviation 0.5, is the logit-normal of flow time
 
 v is noise - x0 ("data"), or what the averaged weights answer at s = t under guidance ("ema"): the model is then the teacher of its own
 jumps, and guidance is inside them. Or a frozen network's guided answer ("teacher"), under each row's own scale. With live weights on the
-right side of a step small models collapsed. The derivative at s = 0 diverged for students that put out the data; some that put out
-u collapsed, by a law with few rows near t = 0 and under a learned weight (configs/sprint_shapes.py). Along its own velocity one input has one target, so that every distance has the same optimum; "l1" is then
-the better one, because where a network cannot yet tell two pictures apart it draws one of them and not both faintly. Before `start` every
-row asks s = t along the data, flow matching under the same weighting ("l1": as "huber", since the data have many answers): a teacher must
-have learned first.
+right side of a step small models collapsed. The derivative at s = 0 diverged for students that put out the data; some that put out u
+collapsed, by a law with few rows near t = 0 and under a learned weight (configs/sprint_shapes.py). Along its own velocity one input has one
+target, so that every distance has the same optimum; "l1" is then the better one, because where a network cannot yet tell two pictures apart
+it draws one of them and not both faintly. Before `start` every row asks s = t along the data, flow matching under the same weighting ("l1":
+as "huber", since the data have many answers): a teacher must have learned first.
 """
 
 from typing import NamedTuple

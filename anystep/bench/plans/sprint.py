@@ -3,13 +3,12 @@
 The teacher of every seed is trained first and is the beginning of that seed's students. The full student has 1,600 steps of its own beside
 as many of its heads, three seeds; the ablations, from the teacher of seed 0, half of that, against a full one of the same length. "LADD
 only" has no consistency, and so no guidance behind any scale; "sCM only" no heads, and so every step to itself at half the steps. "no
-schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "prior twice"
-divides the squares by the tangent of the angle once more. "L2 tangent" makes the
-tangent itself shorter, by the root of the number of values, so that beside heads little is left of it. "as released" is the full student
-with the released law of times, learned weight and weight of the heads, at a third of the rate. "over a grid" takes no derivative: two
-guided steps of the teacher on a grid of eight and the averages' jump from there, absolute values, three rows of ten at t = 1, at three
-times the rate. Goals: at two steps nine tenths of what the teacher draws right at 32, at one step three quarters, which the teacher itself
-misses by far.
+schedule transfer" measures consistency on the linear path that the teacher learned, not on TrigFlow's circle. "prior twice" divides the
+squares by the tangent of the angle once more. "L2 tangent" makes the tangent itself shorter, by the root of the number of values, so that
+beside heads little is left of it. "as released" is the full student with the released law of times, learned weight and weight of the heads,
+at a third of the rate. "over a grid" takes no derivative: two guided steps of the teacher on a grid of eight and the averages' jump from
+there, absolute values, three rows of ten at t = 1, at three times the rate. Goals: at two steps nine tenths of what the teacher draws right
+at 32, at one step three quarters, which the teacher itself misses by far.
 
     anystep bench study --plan sprint64 --runs FOLDER     # the same at 64 pixels, for one GPU
 """
