@@ -90,7 +90,7 @@ def train(config, workdir, processes, began):
     from anystep.nets.build import drawn_roles
     from anystep.recovery import Recovery
     from anystep.state import EMA
-    from anystep.train_step import abstract_batch, count_flops, make_train_step
+    from anystep.train_step import abstract_batch, count_flops, make_gradients, make_train_step
     from anystep.watch import Watch
 
     # ---------------------------------------------------------------- what the config decides
@@ -135,8 +135,9 @@ def train(config, workdir, processes, began):
 
         # ------------------------------------------------------------ the loop
         ledger.now("compile")
-        step_fn = make_train_step(config, models, optimizers, shardings, rows)
-        cost = count_flops(config, models, optimizers, abstract_batch(config, models))
+        gradients = make_gradients(config, models, tuple(optimizers))
+        step_fn = make_train_step(config, models, optimizers, shardings, rows, gradients)
+        cost = count_flops(config, models, optimizers, abstract_batch(config, models), gradients)
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
         writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if first else None
         watch, recovery = Watch(config, workdir, writer), Recovery(config, workdir, target, start, state, info)

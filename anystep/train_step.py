@@ -120,7 +120,8 @@ def make_loss(config, models, terms=None):
 
 
 def make_gradients(config, models, roles):
-    """For each kind of steps, in turn, (roles, batch, step) -> (gradients by role, metrics, buffers); `roles`: names of those trained."""
+    """For each kind of steps, in turn, (roles, batch, step) -> (gradients by role, metrics, buffers); `roles`: names of those trained.
+    Each is jitted for the sake of its trace: who counts, compares or compiles the same ones waits for Python once."""
     roles = tuple(role for role in roles if role != "text" or not config.model.frozen)
 
     def gradient(loss, moved, only=None):
@@ -133,7 +134,7 @@ def make_gradients(config, models, roles):
 
     loss = make_loss(config, models)
     if kinds(config) == 1:
-        return [gradient(loss, roles)]
+        return [jax.jit(gradient(loss, roles))]
     others = tuple(role for role in roles if role != HEADS)
     names = {"adversarial": ("adversarial",), "others": tuple(t.name for t in make_terms(config) if t.name != "adversarial")}
     parts = {name: gradient(loss, others, only) for name, only in names.items() if only}
@@ -155,17 +156,17 @@ def make_gradients(config, models, roles):
         said = jnp.stack([metrics[name] for name in SAID])
         return grads, metrics, {**buffers, HEADS: {**buffers[HEADS], "said": said}}
 
-    return [judge, generate]
+    return [jax.jit(judge), jax.jit(generate)]
 
 
-def make_train_step(config, models, optimizers, shardings=None, batch_sharding=None):
+def make_train_step(config, models, optimizers, shardings=None, batch_sharding=None, gradients=None):
     """train_step(state, frozen, batch) -> (state, metrics), jitted with `state` donated.
 
-    shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch. Metrics are those of the weights
-    before the update; of two kinds of steps each says NaN for what only the other knows. A step that `spikes` does not believe moves the
-    step number and the guard, and nothing else.
+    shardings: a TrainState of shardings (None: one device); batch_sharding: of every leaf of the batch; gradients: of `make_gradients`, to
+    share their traces. Metrics are those of the weights before the update; of two kinds of steps each says NaN for what only the other
+    knows. A step that `spikes` does not believe moves the step number and the guard, and nothing else.
     """
-    gradients, sigma = make_gradients(config, models, tuple(optimizers)), config.train.guard.sigma
+    gradients, sigma = gradients or make_gradients(config, models, tuple(optimizers)), config.train.guard.sigma
 
     def update(kind, state: TrainState, frozen, batch):
         own = state.step // len(gradients)  # how many steps of this kind there were
@@ -221,13 +222,13 @@ def abstract_batch(config, models):
     }
 
 
-def count_flops(config, models, optimizers, batch):
+def count_flops(config, models, optimizers, batch, gradients=None):
     """Matrix-product FLOPs of one step's gradient, without the optimizer, from abstract shapes; the mean of the kinds that take turns."""
-    found = kinds_flops(config, models, optimizers, batch)
+    found = kinds_flops(config, models, optimizers, batch, gradients)
     return sum(found) / len(found)
 
 
-def kinds_flops(config, models, optimizers, batch):
+def kinds_flops(config, models, optimizers, batch, gradients=None):
     """The same for each kind of steps."""
     state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
 
@@ -237,7 +238,7 @@ def kinds_flops(config, models, optimizers, batch):
 
         return flops.count(of, state, abstract_frozen(models, optimizers), batch).matmul
 
-    return [counted(gradient) for gradient in make_gradients(config, models, tuple(optimizers))]
+    return [counted(gradient) for gradient in gradients or make_gradients(config, models, tuple(optimizers))]
 
 
 def abstract_frozen(models, optimizers):

@@ -99,11 +99,12 @@ class Case:
         from anystep import tree
         from anystep.nets.build import training_models
         from anystep.state import init_state
-        from anystep.train_step import abstract_batch, count_flops, make_optimizers, make_train_step
+        from anystep.train_step import abstract_batch, count_flops, make_gradients, make_optimizers, make_train_step
 
         models, optimizers = training_models(config), make_optimizers(config)
         shapes = abstract_batch(config, models)
-        self.flops = count_flops(config, models, optimizers, shapes)
+        gradients = make_gradients(config, models, tuple(optimizers))
+        self.flops = count_flops(config, models, optimizers, shapes, gradients)
         rng = np.random.default_rng(0)
         rows = config.data.batch
         tokens = np.repeat(models["text"].tokenize(["a red ring left of a blue square"]), rows, 0)
@@ -116,7 +117,7 @@ class Case:
         others = [role for role in models if role not in optimizers]
         self.frozen = {role: models[role].init(tree.fold(jax.random.key(config.seed), role)) for role in others}
         began = time.perf_counter()
-        self.step = make_train_step(config, models, optimizers).lower(self.state, self.frozen, self.batch).compile()
+        self.step = make_train_step(config, models, optimizers, gradients=gradients).lower(self.state, self.frozen, self.batch).compile()
         self.run(1)
         self.compile_seconds = time.perf_counter() - began
         found = self.step.memory_analysis()
