@@ -56,28 +56,25 @@ def read_costs(folder):
 
 
 def costs(runs, folder, rounds=5, steps=4):
-    """Measures all methods that have not been measured yet, in turn with the first of all, whose first time stays the unit: a machine may
-    be slower another day. A phase begins where an objective comes in; `flops_ratio` is that of the last phase over the first method's."""
+    """Measures the methods that have not been measured yet, each in turn with the first of all, whose first time stays the unit: a machine
+    may be slower another day. A phase begins where an objective comes in; `flops_ratio` is that of the last phase over the first method's.
+    Every method is kept as soon as it is measured."""
     configs, found = {digest(run): run.config for run in runs if run.seed == 0}, read_costs(folder)
     unit = next(iter(configs))
-    configs = {name: config for name, config in configs.items() if name == unit or name not in found}
-    if set(configs) <= set(found):
-        return
-    cases = {(name, first): Case(config, first) for name, config in configs.items() for first in starts(config)}
-    seconds = {key: [] for key in cases}
-    for _ in range(rounds):
-        for key, case in cases.items():
-            seconds[key].append(case.run(steps))
-    base, now = cases[unit, 0].flops, statistics.median(seconds[unit, 0])
-    scale = found[unit]["phases"][0][1] / now if unit in found else 1.0
-    for (name, first), taken in seconds.items():
-        if first == 0:
-            found[name] = {"phases": []}
-        entry = found[name]
-        entry["phases"].append([first, scale * statistics.median(taken)])
-        entry["flops_ratio"] = cases[name, first].flops / base
-        entry["memory_bytes"] = cases[name, first].memory
-    write_whole(folder / COSTS, json.dumps(found, indent=1).encode())
+    missing = {name: config for name, config in configs.items() if name not in found}
+    base = Case(configs[unit], 0) if missing else None
+    for name, config in missing.items():
+        cases = {first: base if (name, first) == (unit, 0) else Case(config, first) for first in starts(config)}
+        beside, seconds = [], {first: [] for first in cases}
+        for _ in range(rounds):
+            beside.append(base.run(steps))
+            for first, case in cases.items():
+                seconds[first].append(case.run(steps))
+        scale = found[unit]["phases"][0][1] / statistics.median(beside) if unit in found else 1.0
+        last = cases[max(cases)]
+        phases = [[first, scale * statistics.median(taken)] for first, taken in seconds.items()]
+        found[name] = {"phases": phases, "flops_ratio": last.flops / base.flops, "memory_bytes": last.memory}
+        write_whole(folder / COSTS, json.dumps(found, indent=1).encode())
 
 
 def starts(config):
