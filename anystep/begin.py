@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import sys
 
 import jax
 
@@ -12,7 +13,7 @@ from anystep.config.objective_rules import shares
 from anystep.data import describe
 from anystep.errors import UserError
 from anystep.models import frozen_text, load
-from anystep.nets import controlnet
+from anystep.nets import controlnet, low_rank
 from anystep.nets.build import build_text, has_teacher, options_of, shape_of, text_folder, trained_roles
 from anystep.state import EMA, averaged, init_state
 from anystep.stores import TEXT, check_made_with, digest_of, read_index
@@ -34,9 +35,12 @@ def check(config, workdir, begun, also):
         raise UserError("config.init_from = '': must be a model for config.model.frozen, whose network is not trained")
     if has_teacher(config):
         teachers.check(config)
-        index = read_index(config.data.path) if config.data.kind == "store" else {"made_with": {}}
-        if not begun and index["made_with"].get("text") and teachers.has_text(config):
-            check_made_with(config.data.path, index, "text", config.objective.teacher.folder, teachers.FIELD)
+        index = read_index(config.data.path) if config.data.kind == "store" and not begun else {"made_with": {}}
+        for what in teachers.encoders(config):
+            if index["made_with"].get(what):
+                check_made_with(config.data.path, index, what, config.objective.teacher.folder, teachers.FIELD)
+        if not begun and not config.init_from and config.model.guidance:
+            print("WARNING: config.init_from = '': a student is to begin as its teacher, this one begins with noise", file=sys.stderr)
     path, now = workdir / "config.json", in_json(flatten(config.to_dict()))
     if begun and path.exists():
         try:
@@ -111,20 +115,25 @@ def first_state(config, models, optimizers, shardings):
     network = begun_from(config, state.params["net"], found["net"])
     others = {role: state.params[role] for role in found if role != "net"}
     params = state.params | weights.take(others, {role: found[role] for role in others}) | {"net": network}
-    new = [*lacking(network, found["net"]), *(role for role in params if role not in found), *clock_of(place, options)]
-    check_beginning(config, loaded, new)
+    clock = clock_of(place, options)
+    new = [*lacking(network, found["net"]), *(role for role in params if role not in found), *clock]
+    check_beginning(config, loaded, new, clock)
     return jax.device_put(state._replace(params=params, ema={EMA: averaged(params)}), shardings), ", ".join(new)
 
 
-def check_beginning(config, loaded, new):
+def check_beginning(config, loaded, new, clock):
     """Refuses what no training would mend: features that the network does not know, parts that say nothing and are held."""
     field = f"config.init_from = {config.init_from!r}"
     if has_teacher(config) and "text" in loaded and tree.crc32(loaded["text"]) != tree.crc32(frozen_text(config)):
         said = "learned to read the features of another text encoder than the teacher's"
         raise UserError(f"{field}: {said}, config.objective.teacher.folder")
-    if config.model.control and config.model.frozen and (dead := [name for name in new if name in NEW]):
-        said = f"has no {', '.join(dead)}, which config.model.frozen would leave as it begins"
-        raise UserError(f"{field}: {said}; begin a ControlNet with the student itself")
+    if not config.model.frozen:
+        return
+    trained = low_rank.WHOLE if config.model.rank else ()
+    dead = [name for name in new if name in NEW and not any(part.startswith(name.removeprefix("net/")[:-1]) for part in trained)]
+    if dead or clock:
+        said = f"has no {', '.join(dead)}" if dead else f"has {clock[0]}"
+        raise UserError(f"{field}: {said}, which config.model.frozen would leave as it begins; train the whole network first")
 
 
 def lacking(network, loaded):

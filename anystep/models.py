@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from anystep import checkpoint, teachers, weights
 from anystep import mesh as meshes
 from anystep.config import from_saved
+from anystep.config.objective_rules import only_jumps
 from anystep.draw import draw
 from anystep.errors import UserError
 from anystep.nets.autoencoder import in_memory
@@ -73,7 +74,7 @@ def drawing_of(config, codec=None) -> Drawing:
         learned=learned_scale(config),
         told=told_by(config),
         jumps_anywhere=bool(learned.share and learned.at_zero < 1),
-        jumps_only=not config.model.second_time and bool(learned.share or config.objective.adversarial.share),
+        jumps_only=only_jumps(config),
         unprompted=config.objective.prompt_dropout > 0,
     )
 

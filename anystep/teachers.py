@@ -20,13 +20,13 @@ from anystep.errors import UserError
 from anystep.files import digest
 from anystep.nets import sana
 from anystep.nets.build import build_net, build_text, gradients_in_branches, has_teacher, shape_of
-from anystep.stores import TEXT, digest_of, key_of
+from anystep.stores import AUTOENCODER, INDEX, TEXT, digest_of, key_of, read_index
 from anystep.weights import pipelines, port
 from anystep.weights.peers import find as find_peer
 
 FIELD = "config.objective.teacher.folder"
-AGREED = ("net", "heads", "cross_heads", "patch", "double", "attention", "ffn", "positions", "predicts", "time_frequency", "time_span")
-AGREED += ("shift", "scale")
+AGREED = ("net", "width", "depth", "heads", "cross_heads", "patch", "double", "attention", "ffn", "positions", "predicts")
+AGREED += ("time_frequency", "time_span", "shift", "scale")
 PEERS_OWN = ("qk_norm", "time_scale", "guidance", "second_time", "shape", "scan", "remat", "dtype", "products", "text_width")
 
 
@@ -53,7 +53,7 @@ def find(folder, field=FIELD, ended=True) -> Place:
     if ended and not (folder / weights.WEIGHTS).exists():
         if not (folder / "model" / weights.WEIGHTS).exists():
             raise UserError(f"{field} = {str(folder)!r}: has no model/ yet, which a run leaves at its end (or `anystep ckpt export`)")
-        return Place(folder / "model", saved)
+        return find(folder / "model", field)  # whose config is not the run's where something was added to a network
     return Place(folder, saved)
 
 
@@ -72,9 +72,10 @@ def check(config) -> None:
     model_of(config)
 
 
-def has_text(config) -> bool:
-    """Whether the teacher's folder has text encoders of its own, which a store's features can be held against."""
-    return any((epath.Path(config.objective.teacher.folder) / part).is_dir() for part in TEXT)
+def encoders(config) -> list[str]:
+    """What the teacher's folder has of its own that a store can be held against: some of "text" and "autoencoder"."""
+    parts = {"text": TEXT, "autoencoder": AUTOENCODER}
+    return [what for what in parts if any((epath.Path(config.objective.teacher.folder) / part).is_dir() for part in parts[what])]
 
 
 def model_of(config, constrain=lambda x: x):
@@ -96,6 +97,7 @@ def model_of(config, constrain=lambda x: x):
         return peer.build(options._replace(**how))._replace(ends="none")
     saved, mine = typed(completed(place.saved)), config.model.text.to_dict()
     saved.model.update(how)
+    same_data(config, saved)
     o = saved.objective
     if not (o.flow_matching.share and o.flow_matching.weight):
         raise UserError(f"{FIELD} = {config.objective.teacher.folder!r}: was not trained on flow matching, it has no velocity to teach")
@@ -110,6 +112,20 @@ def model_of(config, constrain=lambda x: x):
         if not unpinned and its != mine[name] and (config.model.text.encoder != "stored" or name == "encoder"):
             raise UserError(f"config.model.text.{name} = {mine[name]!r}: the teacher's is {its!r}")
     return build_net(saved, shape_of(config.data), text_width, pooled, constrain, saved.model.guidance, gradients_in_branches(config))
+
+
+def same_data(config, saved) -> None:
+    """UserError for a teacher that learned pictures of another size, or from a store, if that is still there, of other encoders."""
+    mine, its = config.data, saved.data
+    if mine.kind != its.kind:
+        return
+    if "size" in its and its.size != mine.size:
+        raise UserError(f"config.data.size = {mine.size}: the teacher's pictures, {FIELD}, are of {its.size}")
+    if mine.kind == "store" and mine.path and its.path and (epath.Path(its.path) / INDEX).exists():
+        made, known = (read_index(data.path)["made_with"] for data in (mine, its))
+        for what in ("text", "autoencoder"):
+            if made[what] != known[what]:
+                raise UserError(f"config.data.path = {mine.path!r}: was made with another {what} than the teacher's store, {its.path}")
 
 
 def load(config) -> dict[str, Any]:
@@ -142,6 +158,8 @@ def beginning(config, net_options) -> Place:
     field = "config.init_from"
     place = find(config.init_from, field, ended=False)
     if place.saved is None:
+        if net_options is None:
+            raise UserError(f"{field} = {config.init_from!r}: draws pictures, config.model.net = {config.model.net!r} draws points")
         mine, its = net_options._asdict(), peer_of(place.folder)[1]._asdict()
         compare(field, config.init_from, mine, its, PEERS_OWN)
         if has_teacher(config) and mine.get("time_scale") != its.get("time_scale"):

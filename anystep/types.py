@@ -139,7 +139,7 @@ class Drawing(NamedTuple):
     eta: float = 1.0
     learned: float = 1.0  # guidance that jumps were trained under
     jumps_anywhere: bool = False  # not to s = 0 alone
-    jumps_only: bool = False  # one time, and every answer is a jump to 0
+    jumps_only: bool = False  # every answer that was trained is a jump to 0
     unprompted: bool = True  # the null prompt was learned, too, from which guidance extrapolates
     batch: int = 64  # prompts at once: one compilation a step count, whatever the number of prompts
     ends: Callable[[Array], tuple[float, float]] = lambda times: (1.0, 1.0)  # of a grid: factors of the unit noise and of the result

@@ -33,9 +33,10 @@ class Watch:
         metadata, judge, _, show = self.subject
         prompts = [row["prompt"] for row in metadata]
         c = self.config.objective.consistency
-        ask = "now" if c.share and step // kinds(self.config) <= c.start else None  # no jump was trained yet
+        early = c.share and step // kinds(self.config) <= c.start  # no jump was trained yet
+        ask = {"ask": "now"} | ({} if self.model.drawing.unprompted else {"guide": 1.0}) if early else {}
         params = params | codec_params(self.model)  # for as long as it draws
-        drawn = {n: sample_array(self.model, params, prompts, n, ask=ask, **self.followed) for n in self.config.eval.steps}
+        drawn = {n: sample_array(self.model, params, prompts, n, **ask, **self.followed) for n in self.config.eval.steps}
         if jax.process_index():
             return
         self.save(show(drawn, title=f"step {step}"), f"{step}.png")

@@ -8,7 +8,8 @@ import tiny
 import toys
 from test_control import moved, two_steps
 
-from anystep import api, ckpt, train, tree
+from anystep import api, ckpt, teachers, train, tree
+from anystep import config as configs
 from anystep.flow_map import total_derivative
 from anystep.nets import low_rank
 
@@ -88,3 +89,5 @@ def test_what_is_saved_is_an_ordinary_model(tmp_path):
         assert model.config.model.rank == 0 and not model.config.model.frozen
         assert set(moved(plain["net"], params["net"])) == {f"blocks/{part}/kernel" for part in PARTS}
         assert not moved(three[0][1], params)
+    student = configs.flatten(tiny.config("sprint_shapes", tmp_path).to_dict()) | {"objective.teacher.folder": str(run)}
+    assert not moved(three[0][1]["net"], teachers.load(configs.from_dict(student))["net"])

@@ -4,6 +4,7 @@ import pytest
 from nested import refusal, with_values
 
 from anystep import config
+from anystep.config import rules
 
 ALONE = dict(objective__self_evaluation__share=0, objective__consistency__share=0)
 JUMPS = dict(
@@ -120,6 +121,7 @@ TAUGHT = ONE_TIME | dict(
     eval__ask="zero",
 )
 HEADS = TAUGHT | dict(objective__adversarial__share=1)
+LATE = dict(model__second_time=True, objective__consistency__start=99, train__steps=100)
 HALF_JUMPS = dict(model__second_time=True, objective__consistency__at_zero=0.5, objective__teacher__scales=(2.0,))
 RULES += [
     (ONE_TIME | dict(objective__self_evaluation__share=1), "objective.self_evaluation.share", dict(model__second_time=True)),
@@ -129,7 +131,13 @@ RULES += [
         dict(model__second_time=True, model__guidance=False),
     ),
     (TAUGHT | dict(objective__flow_matching__share=1, model__second_time=True), "model.guidance", dict(model__guidance=False)),
-    (HEADS | dict(objective__consistency__start=99, train__steps=100), "objective.consistency.start", dict(train__steps=200)),
+    (HEADS | dict(objective__consistency__start=9), "objective.consistency.start", dict(model__second_time=True)),
+    (HEADS | LATE, "objective.consistency.start", dict(train__steps=200)),
+    (
+        HEADS | dict(objective__consistency__velocity="data", model__guidance=False, objective__teacher__scales=(2.0,)),
+        "objective.teacher.scales",
+        dict(objective__teacher__scales=(1.0,)),
+    ),
     (
         HEADS | dict(objective__consistency__form="trig", objective__consistency__at_noise=0.5),
         "objective.consistency.at_noise",
@@ -227,6 +235,7 @@ def test_rules_of_the_shapes_world(bad, path):
 
 
 FLUX = dict(model__net="mmdit", model__patch=2, model__depth=4, model__double=1, model__width=64, model__heads=4, model__cross_heads=4)
+FLUX |= {f"model__{name}": its for name, its in rules.MMDIT.items()}
 FLUX |= dict(model__text__encoder="stored", data__holds=(8, 8, 4, 6, 16, 5))
 
 
@@ -235,6 +244,8 @@ FLUX |= dict(model__text__encoder="stored", data__holds=(8, 8, 4, 6, 16, 5))
     [
         (dict(data__holds=(8, 8, 4)), "data.holds", dict(data__holds=(8, 8, 4, 6, 16, 0))),
         (dict(model__patch=4), "model.patch", dict(model__patch=2)),
+        (dict(model__qk_norm=False), "model.qk_norm", dict(model__qk_norm=True)),
+        (dict(model__time_frequency=4.0), "model.time_frequency", dict(model__time_frequency=1.0)),
         (dict(model__double=5), "model.double", dict(model__double=4)),
         (dict(model__width=24), "model.width", dict(model__width=32)),
         (dict(model__text__encoder="hashed"), "model.text.encoder", dict(model__text__encoder="stored")),

@@ -9,13 +9,14 @@ import pytest
 import tiny
 
 import anystep
-from anystep import api, begin, checkpoint, ckpt, teachers, train, weights
+from anystep import api, begin, checkpoint, ckpt, logs, teachers, train, weights
 from anystep import config as configs
 from anystep.errors import UserError
 from anystep.nets.build import training_models
 from anystep.state import init_state
 from anystep.train_step import abstract_batch, abstract_frozen, make_optimizers, make_train_step
 from anystep.tree import count, paths
+from anystep.watch import Watch
 from anystep.weights import pipelines, port
 
 pytestmark = pytest.mark.usefixtures("light_compilation")
@@ -87,6 +88,7 @@ def test_no_convolution_is_differentiated_in_a_branch(shapes):
         (dict(objective__teacher__folder=""), r"teacher\.folder = ''"),
         (dict(objective__teacher__folder="/nonexistent"), "none of a model folder"),
         (dict(model__text__width=32), r"config\.model\.text\.width = 32: the teacher's is 16"),
+        (dict(data__size=32), r"config\.data\.size = 32: the teacher's pictures, .*, are of 16"),
         (dict(model__scale=0.5), r"a scale of 0\.4, the config's 0\.5"),
         (dict(model__control=1, objective__control_dropout=0.1), r"control_dropout = 0\.1: must be 0, because the teacher"),
         (dict(objective__adversarial__blocks=(0, 2)), r"adversarial\.blocks = \(0, 2\): allowed are 0 to 1"),
@@ -115,6 +117,22 @@ def test_one_that_never_drew_without_a_prompt_is_not_guided(shapes, tmp_path):
     with pytest.raises(UserError, match=r"teacher\.scales = .*: must be 1"):
         teachers.check(shapes)
     teachers.check(changed(shapes, objective__teacher__scales=(1.0,)))
+
+
+def test_points_do_not_begin_with_pictures(tmp_path):
+    config = tiny.config("smoke", tmp_path, f"--config.init_from={FIXTURES / 'pipeline_sana_flow'}")
+    with pytest.raises(UserError, match=r"init_from = .*: draws pictures, config\.model\.net = 'mlp' draws points"):
+        teachers.beginning(config, None)
+
+
+def test_a_beginning_has_the_width_of_the_config(shapes, tmp_path):
+    with pytest.raises(UserError, match=r"init_from = .*: has width = 16, the config 32"):
+        teachers.beginning(changed(shapes, model__width=32, init_from=str(tmp_path / "teacher")), None)
+
+
+def test_a_student_that_begins_with_noise_is_warned_of(shapes, tmp_path, capsys):
+    begin.check(changed(shapes, init_from=""), tmp_path / "run", begun=[], also=())
+    assert capsys.readouterr().err.startswith("WARNING: config.init_from = ''")
 
 
 @pytest.mark.slow
@@ -241,3 +259,13 @@ def test_a_student_of_two_kinds_of_steps_trains_resumes_and_stands_alone(tmp_pat
     (tmp_path / "run" / "model").rename(tmp_path / "moved")
     with pytest.raises(UserError, match="teacher"):
         anystep.load(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_what_is_drawn_before_the_jumps_has_no_guidance_that_was_never_learned(shapes, tmp_path):
+    alone = dict(objective__adversarial__share=0, objective__consistency__start=4, objective__flow_matching__share=1, eval__steps=(1,))
+    config = changed(shapes, model__second_time=True, model__guidance=False, eval__prompts=2, train__sample_every=3, **alone)
+    models = training_models(config, teacher=teachers.model_of(config))
+    params = {role: models[role].init(jax.random.key(0)) for role in ("net", "text")}
+    Watch(config, tmp_path, logs.JsonlWriter(tmp_path / "metrics.jsonl"))(3, params)
+    assert (tmp_path / "samples" / "3.png").exists()

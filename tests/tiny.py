@@ -54,7 +54,7 @@ def arguments(name, folder, *more):
     if name in CONTROLLED:
         flags += ["--config.model.control=1"]
     if name in TAUGHT:
-        flags += ["--config.objective.consistency.warmup=1"]
+        flags += ["--config.objective.consistency.warmup=1", "--config.objective.consistency.start=0"]
         lone = [*more, "--config.model.guidance=False", "--config.eval.sampler=euler", "--config.eval.ask=now"]
         place = beginning = teacher(folder, [*flags, *lone])
         if name in CONTROLLED:

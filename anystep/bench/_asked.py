@@ -54,5 +54,5 @@ def put(model, params, n, split, seed, how) -> Asked:
         raise UserError(f"--model: learned data.kind = {data.kind!r}, for which there is no judge")
     asked = Asked(model, params, metadata, judge, seed, how)
     if (fewest := min(map(asked.tags.count, asked.tags))) < 2:
-        raise UserError(f"--prompts {n}: leaves {fewest} of a tag, each needs two for its standard error")
+        raise UserError(f"{n} prompts: leave {fewest} of a tag, each needs two for its standard error")
     return asked

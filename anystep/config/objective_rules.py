@@ -69,6 +69,9 @@ def one_time_has_one_answer(c):
         refuse("objective.flow_matching.share", o.flow_matching.share, must)
     if o.consistency.share and o.consistency.at_zero < 1:
         refuse("objective.consistency.at_zero", o.consistency.at_zero, "1 for config.model.second_time = False: it asks for s > 0")
+    if o.adversarial.share and o.consistency.share and o.consistency.start:
+        must = "0 next to adversarial for config.model.second_time = False: before it one input has two answers"
+        refuse("objective.consistency.start", o.consistency.start, must)
     if jumps:
         drawn_by_jumps(c, "for config.model.second_time = False, whose answers are jumps to 0")
 
@@ -80,12 +83,15 @@ def drawn_by_jumps(c, why):
         refuse("eval.sampler", c.eval.sampler, f"'restart' or 'ddim' {why}")
 
 
-def velocities_are_trained(c):
-    """Jumps to s = 0 alone say nothing of s = t."""
+def only_jumps(c):
+    """Whether jumps to s = 0 are all that is trained: they say nothing of s = t."""
     o = c.objective
     jumps = o.adversarial.share or (o.consistency.share and o.consistency.at_zero == 1)
-    others = o.flow_matching.share or o.self_evaluation.share or (o.consistency.share and o.consistency.at_zero < 1)
-    if c.model.second_time and jumps and not others:
+    return bool(jumps and not (o.flow_matching.share or o.self_evaluation.share or (o.consistency.share and o.consistency.at_zero < 1)))
+
+
+def velocities_are_trained(c):
+    if c.model.second_time and only_jumps(c):
         drawn_by_jumps(c, "without flow_matching: nothing trains the velocity at s = t")
 
 
@@ -106,6 +112,8 @@ def the_teacher_is_used(c):
     if c.model.guidance and (c.objective.flow_matching.share or c.objective.self_evaluation.share or jumps.at_zero < 1):
         refuse("model.guidance", True, "False next to what is learned at s > 0, which no scale is behind")
     guided = set(t.scales) != {1.0}
+    if guided and not (jumps.share and jumps.velocity == "teacher"):
+        refuse("objective.teacher.scales", t.scales, "(1.0,) without consistency along the teacher: the heads ask for no velocity")
     if guided and jumps.share and jumps.velocity == "teacher" and jumps.at_zero == 0:
         refuse("objective.teacher.scales", t.scales, "(1.0,) for at_zero = 0: only jumps to s = 0 are guided")
     if guided and jumps.share and jumps.velocity == "teacher" and jumps.at_zero < 1 and jumps.s_min == 0:

@@ -126,8 +126,13 @@ def store_is_the_one_meant(c):
         index = read_index(c.data.path)
         text = index["text"] or {"length": c.data.holds[3], "width": c.data.holds[4], "pooled": c.data.holds[5]}
         found = (*index["picture"]["shape"], text["length"], text["width"], text["pooled"])
-        if found != tuple(c.data.holds):
-            refuse("data.holds", c.data.holds, f"(), or what the store holds: {found}")
+        most = tuple(c.data.holds)
+        if (*found[:3], *found[4:]) != (*most[:3], *most[4:]) or found[3] > most[3]:  # its longest prompt may be shorter than what is cut
+            refuse("data.holds", c.data.holds, f"(), or what the store holds: {found}, tokens at most")
+
+
+MMDIT = {"attention": "softmax", "ffn": "mlp", "mlp_ratio": 4.0, "positions": "none", "qk_norm": True, "stem": 0, "predicts": "v"}
+MMDIT |= {"time_frequency": 1.0, "time_span": 10000.0}  # FLUX's
 
 
 def mmdit_fits(c):
@@ -139,6 +144,9 @@ def mmdit_fits(c):
         refuse("model.double", c.model.double, f"<= config.model.depth = {c.model.depth}")
     if c.model.width % c.model.heads == 0 and (c.model.width // c.model.heads) % 4:
         refuse("model.width", c.model.width, f"divisible by 4 * config.model.heads = {4 * c.model.heads} for 'mmdit', whose heads turn")
+    for name, its in MMDIT.items():
+        if c.model[name] != its:
+            refuse(f"model.{name}", c.model[name], f"{its!r} for config.model.net = 'mmdit', which knows nothing else")
     if c.model.text.encoder != "stored":
         refuse("model.text.encoder", c.model.text.encoder, "stored for 'mmdit', which wants a pooled vector of each prompt")
     if c.path.name != "linear":

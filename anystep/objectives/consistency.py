@@ -121,6 +121,7 @@ def consistency(
             g = size * (keep * (u - v) + r * calm(drift, "clip"))
         else:
             g = calm(size * (keep * (u - v) + r * drift), tangent, c)
+        answer, g = (jnp.where(begun, learned, plain) for learned, plain in ((answer, u), (g, u - v)))  # no norm: that has another mean
         miss = answer - jax.lax.stop_gradient(answer - share * g)
         error = mean_square(miss)
         metrics = {"t": point.t, "tangent": rms(drift).reshape(-1), "error": error}

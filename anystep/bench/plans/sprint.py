@@ -30,7 +30,7 @@ GRID += ["objective.consistency.at_noise=0.3", *LAW, "objective.adversarial.weig
 WITHOUT = {  # what is taken from the recipe
     "sprint, half": [],
     "sCM only": [ALONE],
-    "LADD only": ["objective.consistency.share=0", "model.guidance=False", "eval.scale=1.0"],
+    "LADD only": ["objective.consistency.share=0", "model.guidance=False", "objective.teacher.scales=(1.0,)", "eval.scale=1.0"],
     "no guidance embedding": ["model.guidance=False", "objective.teacher.scales=(2.0,)"],
     "no max-time": ["objective.adversarial.at_noise=0.0"],
     "no misaligned pairs": ["objective.adversarial.misaligned=False"],
