@@ -113,6 +113,9 @@ def main(argv):
     height, width, colours = api.picture_of(model, api.shape_of(model, args.size))
     if colours < 3:
         raise UserError(f"--model {args.model!r}: draws samples of shape {list(model.net.shape)}, a grid needs pictures")
+    if model.codec is None and colours > 3:
+        known = "it was trained without config.data.autoencoder; its config.json may name that folder"
+        print(f"WARNING: --model {args.model!r}: three channels of its {colours} are shown, {known}", file=sys.stderr)
     steps = args.steps or model.drawing.steps
     how = {"sampler": args.sampler or model.drawing.sampler, "ask": args.ask or model.drawing.ask}
     scale, _ = api.guidance(model.drawing, args.scale, **how)

@@ -2,10 +2,11 @@
 
     anystep encode --path PICTURES --size 1024 --pipeline TEACHER --out STORE
     anystep train --config sana_sprint_1600m --workdir runs/sprint --config.data.path=STORE \
-        --config.objective.teacher.folder=TEACHER --config.init_from=TEACHER
+        --config.data.autoencoder=TEACHER --config.objective.teacher.folder=TEACHER --config.init_from=TEACHER
 
 TEACHER       a diffusers folder of a SANA with q/k norms and dense times (Efficient-Large-Model/SANA_Sprint_1.6B_1024px_teacher_diffusers;
-              its config.json must say timestep_scale = 0.001, or its clock counts 1,000 steps), or what the first stage below makes
+              its transformer/config.json must say timestep_scale = 0.001, or its clock counts 1,000 steps), or what the first stage
+              below makes
 Starts from   the teacher, but for the embedding of the guidance scale
 Images seen   20,000 steps of 512: 10 million, every other batch for the heads
 Parameters    student 1,610,237,472, as released; --dry_run prints all roles

@@ -1,18 +1,22 @@
 """SANA-Sprint's recipe on FLUX: dev, whose network is told its guidance, teaches a copy of itself 1 to 4 steps.
 
     anystep encode --path PICTURES --size 1024 --pipeline FLUX --out STORE
-    anystep train --config sprint_flux --workdir runs/sprint --config.data.path=STORE \
-        --config.objective.teacher.folder=FLUX --config.init_from=FLUX
+    anystep train --config sprint_flux --workdir runs/sprint --config.data.path=STORE --config.mesh.fsdp=32 \
+        --config.data.autoencoder=FLUX --config.objective.teacher.folder=FLUX --config.init_from=FLUX
 
 Starts from   the teacher, its embedding of the scale included
 Images seen   10,000 steps of 128: 1.3 million, every other batch for the heads
-Hardware      32 or more accelerators of 80 GB: teacher and student have 11.9 billion parameters each
+Hardware      32 or more accelerators of 80 GB: teacher and student have 11.9 billion parameters each, which fsdp splits
 Cost          4.9e16 FLOP a step, 4.9e20 in all (--dry_run)
 Time          not measured
 Result        not measured; the shapes of a step are checked, nothing of it was ever run at this size
 
 A teacher that is told the scale is asked once: nothing is extrapolated, and the same scale is told to the student. Heads look at two double
 and two single blocks. Latents of 128 x 128 x 16 are cut into patches of 2 x 2.
+
+FLUX's clock counts to 1,000 and stays: SANA-Sprint lets its teachers learn one that counts to 1 first, because the derivative by the time
+grows with the clock (2503.09641, 3.2). Here only the norm of the tangent and its warm-up stand against that, which was not tried; steps
+over a grid (--config.objective.consistency.nodes, see configs/sprint_shapes.py) take no derivative.
 """
 
 from ml_collections import ConfigDict

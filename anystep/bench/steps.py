@@ -1,6 +1,6 @@
 """Step time of each objective over flow matching, beside the ratio of their FLOPs; images/s, FLOP/s against a plain matrix product.
 
-    anystep bench steps [--config shapes] [--rounds 5] [--steps 5] [--out FILE.json]
+    anystep bench steps [--config shapes] [--rounds 5] [--steps 4] [--out FILE.json]
 
 All programs are compiled first, then timed in turn, round after round, so that a slow minute of the machine hits all of them; medians
 over rounds. The floor is what the forward passes alone would cost at the same speed: (3 + 2 / 2) / 3 = 1.33 for self-evaluation on half
