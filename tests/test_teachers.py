@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 import anystep
-from anystep import api, begin, checkpoint, ckpt, logs, teachers, train, weights
+from anystep import api, begin, checkpoint, ckpt, logs, stores, teachers, train, weights
 from anystep import config as configs
 from anystep.errors import UserError
 from anystep.nets.build import training_models
@@ -269,3 +269,24 @@ def test_what_is_drawn_before_the_jumps_has_no_guidance_that_was_never_learned(s
     params = {role: models[role].init(jax.random.key(0)) for role in ("net", "text")}
     Watch(config, tmp_path, logs.JsonlWriter(tmp_path / "metrics.jsonl"))(3, params)
     assert (tmp_path / "samples" / "3.png").exists()
+
+
+def test_a_store_may_hold_shorter_prompts_than_the_config_allows(tmp_path):
+    flags = tiny.arguments("sana_sprint_600m", tmp_path)
+    configs.load([*flags, "--config.data.holds=16,16,4,300,8,0"])
+    for holds in ("16,16,4,3,8,0", "16,16,5,300,8,0"):
+        with pytest.raises(UserError, match=r"config\.data\.holds = .*: must be .*\(16, 16, 4, 4, 8, 0\), tokens at most"):
+            configs.load([*flags, f"--config.data.holds={holds}"])
+
+
+def test_a_store_of_other_encoders_than_the_teachers_is_refused(tmp_path):
+    config, theirs = tiny.config("sana_sprint_600m", tmp_path), tmp_path / "theirs"
+    tiny.store(theirs)
+    saved, params = weights.load_folder(tmp_path / "teacher")
+    weights.save_folder(tmp_path / "teacher", saved | {"data": saved["data"] | {"path": str(theirs)}}, params)
+    teachers.check(config)
+    index = json.loads((theirs / "index.json").read_text())
+    index["made_with"]["autoencoder"] = "another"
+    (theirs / "index.json").write_text(json.dumps(index | {"key": stores.key_of({k: v for k, v in index.items() if k != "key"})}))
+    with pytest.raises(UserError, match=r"config\.data\.path = .*: was made with another autoencoder than the teacher's store"):
+        teachers.check(config)
