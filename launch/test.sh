@@ -37,11 +37,12 @@ install "$python" .venv-test
 say "style"
 .venv-test/bin/ruff check .
 .venv-test/bin/ruff format --check .
+second=$([ "${SECOND:-1}" = 0 ] || newest)
+if [ -n "$second" ]; then install "$second" .venv-test-newest & fi # which waits for the network, mostly
 say "quick tests"
 quick .venv-test
-second=$([ "${SECOND:-1}" = 0 ] || newest)
 if [ -n "$second" ]; then
-    install "$second" .venv-test-newest
+    wait $!
     say "quick tests, second stack"
     quick .venv-test-newest
 elif [ "${SECOND:-1}" != 0 ]; then

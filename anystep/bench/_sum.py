@@ -63,6 +63,7 @@ def score(key, by_seed, metadata, at, costs):
         "seeds": len(each),
         "overall": found.mean,
         "error": float(np.hypot(found.prompts, seeds or 0.0)),
+        "joint": float(np.mean(stack(by_seed, "joint"))),  # objects, colours and places, whatever the silhouettes
         "tags": {tag: float(right[:, np.array(tags) == tag].mean()) for tag in sorted(set(tags))},
         "objects": {str(number): float(right[:, objects == number].mean()) for number in sorted(set(objects.tolist()))},
     } | {name: None if None in values else float(np.mean(values)) for name, values in mean.items()}
@@ -104,9 +105,9 @@ def others(method, steps, runs, plan):
     )
 
 
-def stack(by_seed):
+def stack(by_seed, name="correct"):
     """Truth values [seeds, prompts]."""
-    return np.array([list(by_seed[seed]["correct"]) for seed in sorted(by_seed)], int)
+    return np.array([list(by_seed[seed][name]) for seed in sorted(by_seed)], int)
 
 
 def lines_of(result, first_only=False):
