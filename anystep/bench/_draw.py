@@ -36,16 +36,17 @@ def main(argv):
     plan, folder = plans.read(plan), Path(folder)
     runs = plans.list_runs(plan, folder)
     if verb == "costs":
-        costs(runs, folder)
+        costs([run for run in runs if run.method == runs[0].method or plan["at_seconds"] or read_rows(run)], folder)
     for run in runs:
         if run.folder.name in names:
             draw(run, plan, points(run, plan, read_costs(folder).get(digest(run))))
 
 
 def digest(run):
-    """What a run costs depends on its config, not on its seed, nor on what it begins with."""
-    said = {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "init_from")}
+    """What a step costs depends on the config, not on the seed, nor on what it begins with, on how long or how fast it learns."""
+    said = {name: value for name, value in run.config.to_dict().items() if name not in ("seed", "init_from", "checkpoint", "eval")}
     said["objective"] = said["objective"] | {"teacher": said["objective"]["teacher"]["scales"]}
+    said["train"], said["optim"] = said["train"] | {"steps": 0}, said["optim"] | {"lr": 0.0}
     return f"{zlib.crc32(json.dumps(said, sort_keys=True).encode()):08x}"
 
 

@@ -9,7 +9,8 @@ from anystep.subjects import subject
 
 def summary(runs, plan, folder):
     """{"rows": scores of every method, point, draw, scale and number of steps; "claims": verdicts; "costs"} of what is recorded so far."""
-    costs = {run.method: drawn.read_costs(folder)[drawn.digest(run)] for run in runs}
+    measured = drawn.read_costs(folder)
+    costs = {run.method: measured[drawn.digest(run)] for run in runs if drawn.digest(run) in measured}
     metadata = drawn.asked_of(runs[0], plan)[0]
     tags = [row["tag"] for row in metadata]
     found, at = {}, {}  # (method, point, sampler, ask, scale, steps) -> {seed: row}; (method, point) -> training step
