@@ -9,8 +9,9 @@ Starts from   the teacher, but for the embedding of the guidance scale, whose la
 Images seen   3,200 steps of 64, every other one for the heads: 204,800, half of them by the student
 Hardware      2 CPU cores; any GPU or TPU takes the same file
 Time          23 minutes of one core beside other work
-Result        512 held-out prompts, seeds 0, 1, 2: .29, .25, .23 right at 1 step, .66, .66, .68 at 2, .74, .74, .80 at 4, where teachers
-              draw .00, .07 to .12, .69 to .75 and, at 32, .85 to .88: short of three quarters at one step and nine tenths at two
+Result        512 held-out prompts, seeds 0, 1, 2 (anystep bench study --plan sprint): .29, .25, .23 right at 1 step, .66, .66, .68 at 2,
+              .74, .74, .80 at 4, where teachers draw .00, .07 to .12, .69 to .75 and, at 32, .85 to .88: short of three quarters at one
+              step and nine tenths at two
 
 Both networks put out a velocity, as SANA does, and not the data as the demo's. Students that put out the data diverged when the warm-up of
 the tangent ended, under Muon at 1e-3 and 2e-4 and under AdamW at 1e-4, one run each; where one went on, beside heads, the loss fell to
