@@ -257,4 +257,10 @@ def test_flags_are_refused(plan, tmp_path):
 @pytest.mark.parametrize("name", sorted(file.stem for file in _plan.PLANS.glob("[!_]*.py")))
 def test_packaged_plans_are_sound(name, tmp_path):
     runs = _plan.list_runs(_plan.read(name), tmp_path)
-    assert len({_draw.digest(run) for run in runs}) == len({run.method for run in runs}) > 1
+    asked = {json.dumps(run.config.to_dict(), sort_keys=True) for run in runs if run.seed == 0}
+    assert len(asked) == len({run.method for run in runs}) > 1
+
+
+def test_what_costs_the_same_is_measured_once(tmp_path):
+    digests = {run.method: _draw.digest(run) for run in _plan.list_runs(_plan.read("sprint_budget"), tmp_path)}
+    assert digests["sprint"] == digests["sprint 2x"] == digests["sprint 4x"] != digests["over a grid 1x"] == digests["over a grid 4x"]

@@ -221,7 +221,7 @@ def test_a_sana_of_others_teaches(tmp_path):
         for model, weights in ((teacher, params), (pipeline.net, pipeline.params["net"]))
     ]
     np.testing.assert_array_equal(*answers)
-    assert teachers.has_text(config) and teacher.ends == "none" and teacher.told == 0.0
+    assert "text" in teachers.encoders(config) and teacher.ends == "none" and teacher.told == 0.0
     models, optimizers = training_models(config, teacher=teacher), make_optimizers(config)
     state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
     assert {role for role in models if role not in optimizers} == {"text", "teacher"}
