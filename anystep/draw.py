@@ -25,6 +25,8 @@ def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
     """
     if drawing.jumps_only and sampler in ("heun", "dpm"):
         raise UserError(f"sampler {sampler!r}: allowed restart, ddim or euler, because this model answers with jumps to the data")
+    if drawing.jumps_only and ask != drawing.ask:
+        raise UserError(f"ask {ask!r}: allowed {drawing.ask!r}, because this model answers with jumps to the data")
     wanted = number("guide", drawing.scale if scale is None else scale)
     if drawing.told:
         return wanted, "all"

@@ -19,6 +19,13 @@ from anystep.subjects import subject, to_uint8
 from anystep.train_step import kinds
 
 
+def before_jumps(model):
+    """`model` as it is drawn while flow matching alone has trained it: Euler along its velocities."""
+    d = model.drawing
+    scale = d.scale if d.unprompted else 1.0
+    return model._replace(drawing=d._replace(sampler="euler", ask="now", scale=scale, learned=1.0, jumps_only=False))
+
+
 class Watch:
     """`watch(step, params)` draws and writes; prompts, noise and compiled samplers are kept between calls. All processes draw, the first
     one writes."""
@@ -33,10 +40,10 @@ class Watch:
         metadata, judge, _, show = self.subject
         prompts = [row["prompt"] for row in metadata]
         c = self.config.objective.consistency
-        early = c.share and step // kinds(self.config) <= c.start  # no jump was trained yet
-        ask = {"ask": "now"} | ({} if self.model.drawing.unprompted else {"guide": 1.0}) if early else {}
+        early = c.share and step // kinds(self.config) <= c.start
+        model = before_jumps(self.model) if early else self.model
         params = params | codec_params(self.model)  # for as long as it draws
-        drawn = {n: sample_array(self.model, params, prompts, n, **ask, **self.followed) for n in self.config.eval.steps}
+        drawn = {n: sample_array(model, params, prompts, n, **self.followed) for n in self.config.eval.steps}
         if jax.process_index():
             return
         self.save(show(drawn, title=f"step {step}"), f"{step}.png")

@@ -75,10 +75,13 @@ def test_who_never_learned_without_a_prompt_is_not_guided():
 
 def test_jumps_are_no_velocities():
     drawing = Drawing(lambda steps, tokens: [1.0, 0.0], 1, (1,), "restart", "zero", told=0.1, jumps_only=True)
-    assert api.guidance(drawing, 3.0, "euler", "now") == (3.0, "all")
+    assert api.guidance(drawing, 3.0, "euler", "zero") == (3.0, "all")
     for sampler in ("heun", "dpm"):
         with pytest.raises(UserError, match=f"sampler '{sampler}': allowed restart, ddim or euler"):
-            api.guidance(drawing, 3.0, sampler, "now")
+            api.guidance(drawing, 3.0, sampler, "zero")
+    for ask in ("next", "now", "half"):
+        with pytest.raises(UserError, match=f"ask '{ask}': allowed 'zero'"):
+            api.guidance(drawing, 3.0, "euler", ask)
 
 
 @pytest.mark.slow
@@ -119,7 +122,7 @@ def test_a_student_of_one_time_has_its_guidance_in_every_answer(tmp_path):
     flags = [f"--config.objective.{flag}" for flag in (*flags, "teacher.scales=1.5,2.5")]
     flags += ["--config.model.second_time=False", "--config.eval.sampler=restart", "--config.eval.ask=zero", "--config.eval.scale=2.25"]
     plain, told = (api.drawing_of(tiny.config("smoke", tmp_path, *flags, f"--config.model.guidance={said}")) for said in (False, True))
-    assert api.guidance(plain, None, "restart", "zero") == api.guidance(plain, None, "euler", "now") == (2.0, "all")
+    assert api.guidance(plain, None, "restart", "zero") == api.guidance(plain, None, "euler", "zero") == (2.0, "all")
     with pytest.raises(UserError, match="trained under guidance 2$"):
         api.guidance(plain, 3.0, "restart", "zero")
     assert told.told == 0.1 and plain.told == 0.0

@@ -19,7 +19,6 @@ from anystep.weights import port
 from anystep.weights.tensors import Tensors
 
 pytest.importorskip("tokenizers")
-pytestmark = pytest.mark.usefixtures("light_compilation")
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = ("sana_flow", "sana_sprint", "flux_dev", "flux_schnell", "sd1", "sd2")
 CLOSE = 2e-5  # of the largest value
@@ -139,7 +138,7 @@ def test_an_import_is_the_same_bits_and_so_is_its_export(name, tmp_path, capsys)
     assert "without" not in capsys.readouterr().out
     (model, params), (again, same) = loaded(name), api.load(tmp_path / "ours")
     assert leaves(params) == leaves(same) and again.net.shape == model.net.shape
-    fields = ("patch", "steps", "sampler", "scale", "told", "eta", "batch", "whole")
+    fields = ("patch", "steps", "sampler", "scale", "told", "eta", "batch", "whole", "jumps_only")
     assert all(getattr(again.drawing, field) == getattr(model.drawing, field) for field in fields)
     np.testing.assert_array_equal(again.drawing.times(3, 24), model.drawing.times(3, 24))
     np.testing.assert_array_equal(again.text.tokenize(SAID[name]["prompts"]), model.text.tokenize(SAID[name]["prompts"]))
@@ -327,3 +326,5 @@ def test_the_command_writes_a_grid(tmp_path, capsys, monkeypatch):
     assert "1 prompts at 1 steps, guidance 4.5, restart" in capsys.readouterr().out and Image.open(out).width >= 64
     with pytest.raises(UserError, match="size: 30x64, allowed are two multiples of 4"):
         sample.main([*argv, "--size", "30x64", "--out", str(out)])
+    with pytest.raises(UserError, match="sampler 'dpm': allowed restart, ddim or euler, because this model answers with jumps"):
+        sample.main([*argv, "--sampler", "dpm", "--out", str(out)])

@@ -89,6 +89,7 @@ def read(folder, dtype="float32", shard=None) -> Parts:
         batch=max(1, min(64, TOKENS_AT_ONCE // (net.shape[0] * net.shape[1] // patch**2))),
         ends=lambda times: ends(schedule, times),
         whole=schedule.whole,
+        jumps_only=schedule.jumps,
         **kind.drawing(options),
     )
     return Parts(net, text, codec, drawing, {"net": params, "text": text_params, "codec": codec_params})

@@ -30,6 +30,7 @@ class Schedule(NamedTuple):
     eta: float = 0.0
     start: str = "path"  # x at times[0]: "path" sigma(t) noise, "flow" noise, "preserving" noise of unit variance at the clock's scale
     whole: int = 0  # N: the network is told floor(N t) / N (`sampling.on_whole_steps`)
+    jumps: bool = False  # the network answers with jumps to the data, not with velocities
 
 
 def ends(schedule, flow_times):
@@ -115,7 +116,7 @@ def scm(c):
     def grid(steps, tokens=0):
         return np.minimum(np.asarray(to_flow_time(TRIG, np.float32(times.scm_angles(counted(steps))))), 1.0)
 
-    return Schedule("restart", grid, start="preserving")
+    return Schedule("restart", grid, start="preserving", jumps=True)
 
 
 def on_clock(c, sampler, steps_of, last, start):
