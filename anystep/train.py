@@ -137,7 +137,8 @@ def train(config, workdir, processes, began):
         ledger.now("compile")
         gradients = make_gradients(config, models, tuple(optimizers))
         step_fn = make_train_step(config, models, optimizers, shardings, rows, gradients)
-        cost = count_flops(config, models, optimizers, abstract_batch(config, models), gradients)
+        shapes = abstract_batch(config, models, rows)
+        cost = count_flops(config, models, optimizers, shapes, gradients, (state, frozen))
         peak = (flops.peak(jax.devices()[0].device_kind) or 0.0) * mesh.size
         writer = logs.JsonlWriter(workdir / "metrics.jsonl", also) if first else None
         watch, recovery = Watch(config, workdir, writer), Recovery(config, workdir, target, start, state, info)

@@ -211,32 +211,36 @@ def make_train_step(config, models, optimizers, shardings=None, batch_sharding=N
     return jax.jit(train_step, donate_argnums=0, in_shardings=(shardings, None, batch_sharding), out_shardings=(shardings, None))
 
 
-def abstract_batch(config, models):
-    """Shapes of the global batch as the data gives it."""
-    tokens = models["text"].tokenize([""])
-    rows = config.data.batch
-    return {
-        "x0": jax.ShapeDtypeStruct((rows, *models["net"].shape), jnp.float32),
-        "index": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "cond": {"tokens": jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), tokens)},
-    }
+def abstract_batch(config, models, sharding=None):
+    """Shapes of the global batch as the data gives it, on `sharding`."""
+    tokens, rows = models["text"].tokenize([""]), config.data.batch
+
+    def array(shape, dtype):
+        return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding)
+
+    cond = {"tokens": jax.tree.map(lambda a: array(a.shape[1:], a.dtype), tokens)}
+    return {"x0": array(models["net"].shape, jnp.float32), "index": array((), jnp.int32), "cond": cond}
 
 
-def count_flops(config, models, optimizers, batch, gradients=None):
-    """Matrix-product FLOPs of one step's gradient, without the optimizer, from abstract shapes; the mean of the kinds that take turns."""
-    found = kinds_flops(config, models, optimizers, batch, gradients)
+def count_flops(config, models, optimizers, batch, gradients=None, weights=None):
+    """Matrix-product FLOPs of one step's gradient, without the optimizer, from shapes; the mean of the kinds that take turns.
+
+    gradients, weights: of `make_gradients` and (state, frozen), where a step takes the same: it has their trace if shapes and shardings are
+    equal.
+    """
+    found = kinds_flops(config, models, optimizers, batch, gradients, weights)
     return sum(found) / len(found)
 
 
-def kinds_flops(config, models, optimizers, batch, gradients=None):
+def kinds_flops(config, models, optimizers, batch, gradients=None, weights=None):
     """The same for each kind of steps."""
-    state = jax.eval_shape(lambda: init_state(models, optimizers, 0))
+    weights = weights or (jax.eval_shape(lambda: init_state(models, optimizers, 0)), abstract_frozen(models, optimizers))
 
     def counted(gradient):
         def of(state, frozen, batch):
-            return gradient(Roles(state.params, state.ema[EMA], frozen, state.buffers), batch, jnp.int32(0))
+            return gradient(Roles(state.params, state.ema[EMA], frozen, state.buffers), batch, state.step)
 
-        return flops.count(of, state, abstract_frozen(models, optimizers), batch).matmul
+        return flops.count(of, *weights, batch).matmul
 
     return [counted(gradient) for gradient in gradients or make_gradients(config, models, tuple(optimizers))]
 

@@ -15,9 +15,8 @@ import tiny
 from anystep import checkpoint, logs, train, weights
 from anystep.data import make_stream
 from anystep.errors import UserError
+from anystep.objectives import mix as mixing
 from anystep.tree import paths
-
-pytestmark = pytest.mark.usefixtures("light_compilation")
 
 STEPS = 60
 
@@ -189,6 +188,14 @@ def test_seconds_add_up(tmp_path):
     spent = {name[5:]: seconds for name, seconds in row.items() if name.startswith("time/")}
     assert set(spent) == {"start", "restore", "compile", "data", "step", "save"} and spent["compile"] > spent["step"]
     assert sum(spent.values()) == pytest.approx(row["seconds"], rel=1e-3) and row["seconds"] <= time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_counting_and_compiling_share_one_trace(tmp_path, monkeypatch):
+    traced, mix = [], mixing.mix
+    monkeypatch.setattr(mixing, "mix", lambda *asked: traced.append(asked) or mix(*asked))
+    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run")))
+    assert len(traced) == 1
 
 
 @pytest.mark.slow
