@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs into an environment of its own, checks the style, runs the tests; then the quick ones again with the newest Python and jax here.
-#   PYTHON=python3.12  the first interpreter, else the first found    QUICK=1  leave out slow tests    SECOND=0  leave out the second stack
+#   PYTHON=python3.12  the first interpreter, else the first found
+#   QUICK=1  leave out slow tests    LONG=1  add the long ones, as before a release    SECOND=0  leave out the second stack
 set -euo pipefail
 cd "$(dirname "$0")/.."
 say() { echo "[$(date +%H:%M:%S)] $*"; }
@@ -26,10 +27,6 @@ tests() { # environment, pytest arguments
     "$1/bin/python" -m pytest tests -q --strict-markers --timeout 600 --durations 8 -n "$workers" --dist worksteal "${@:2}"
 }
 
-quick() { # environment; compilation is most of these tests' time, so it is spared where speed is not what they look at
-    JAX_DISABLE_MOST_OPTIMIZATIONS=1 tests "$1" -m "not slow"
-}
-
 for python in ${PYTHON:-python3.11 python3 python3.12 python3.13}; do ! is_new "$python" || break; done
 is_new "$python" || { echo "error: ${PYTHON:-no interpreter found}: needs Python 3.11 or newer, set PYTHON=..." >&2; exit 2; }
 workers=$("$python" -c 'import os; print(max(2, min(8, os.cpu_count() or 2)))')
@@ -40,15 +37,15 @@ say "style"
 second=$([ "${SECOND:-1}" = 0 ] || newest)
 if [ -n "$second" ]; then install "$second" .venv-test-newest & fi # which waits for the network, mostly
 say "quick tests"
-quick .venv-test
+tests .venv-test -m "not slow"
 if [ -n "$second" ]; then
     wait $!
     say "quick tests, second stack"
-    quick .venv-test-newest
+    tests .venv-test-newest -m "not slow"
 elif [ "${SECOND:-1}" != 0 ]; then
     say "no second stack: no Python newer than $python found"
 fi
 if [ "${QUICK:-0}" = 0 ]; then
     say "slow tests"
-    tests .venv-test -m slow
+    tests .venv-test -m "$([ "${LONG:-0}" = 0 ] && echo "slow and not long" || echo slow)"
 fi

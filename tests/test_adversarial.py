@@ -16,7 +16,6 @@ from anystep.path import LINEAR
 from anystep.times import TimeLaw
 from anystep.types import Roles
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 RECORDED = np.load(Path(__file__).parent / "fixtures" / "discriminator" / "io.npz")
 KEY, STEP, ROWS = jax.random.key(3), jnp.int32(4), 8
 

@@ -16,7 +16,6 @@ from anystep.errors import UserError
 from anystep.nets.build import build_models
 from anystep.types import Drawing, Text
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 TAGS = ["a", "b"] * 100
 
 

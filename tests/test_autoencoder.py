@@ -18,7 +18,7 @@ from anystep.types import Codec
 from anystep.weights import names, read_safetensors
 from anystep.weights.peers.autoencoder import PEERS
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light_compilation")]  # what is quick of other people's networks is in test_port
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).parent / "fixtures"
 DCAE = ("dcae_conv", "dcae_pixel", "dcae_stem", "dcae_stem_conv")
 KL = ("kl_sd", "kl_flux", "kl_bare")

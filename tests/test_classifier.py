@@ -15,8 +15,6 @@ from anystep.shapes import World
 from anystep.steering import classifier, examples, fit, maps, measures, sources, symmetry
 from anystep.steering.rows import picture_rows, scene_rows, understood
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
@@ -55,7 +53,7 @@ def test_the_next_trained_step():
     assert found.tolist() == [5, 10, 49, 49]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_weight_of_the_faithful_layout_acts():
     options = relation.Faithful(3, (1.0, 0.5), (0, 1), side=4, width=16, heads=2, hidden=8, pool_heads=2, pair_heads=2)
     net = relation.build(options)

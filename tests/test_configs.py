@@ -21,14 +21,13 @@ from anystep.teachers import model_of
 from anystep.train_step import abstract_batch, abstract_frozen, make_loss, make_optimizers, make_train_step
 from anystep.types import Roles
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
-
 OWN = [name for name in tiny.NAMES if name not in tiny.ALIKE]
+FIRST = ("smoke", "pictures", "store", "sprint_shapes")  # data and objectives of each kind
 PLACES = [("shapes", "cuda"), *((name, "tpu") for name in OWN if name != "smoke")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.long) for name in OWN])
 def test_config_trains_resumes_and_draws(name, tmp_path):
     workdir = tmp_path / "run"
     assert not train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
@@ -125,7 +124,7 @@ def accepted(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["smoke", "shapes"])  # pictures differs in its data only
+@pytest.mark.parametrize("name", ["smoke", pytest.param("shapes", marks=pytest.mark.long)])  # pictures differs in its data only
 def test_what_the_rules_accept_can_be_differentiated(name, tmp_path):
     found = dict(accepted(name, tmp_path))
     net = "mlp" if name == "smoke" else "sana"

@@ -26,7 +26,6 @@ from anystep.shapes import foreground
 from anystep.train_step import make_optimizers, make_train_step
 from anystep.weights import port
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 FIXTURES = Path(__file__).parent / "fixtures"
 FLOW = ("--config.model.control=1", "--config.model.frozen=True", "--config.objective.control_dropout=0.25")
 

@@ -167,7 +167,7 @@ def test_bench_writes_its_record(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size, share", [(16, 0.99), (32, 0.995)])
+@pytest.mark.parametrize("size, share", [(16, 0.99), pytest.param(32, 0.995, marks=pytest.mark.long)])
 def test_requirements_over_3000_renderings(size, share):
     world = WORLD._replace(size=size)
     assert min(detector.accuracy(world, 3000).values()) >= share

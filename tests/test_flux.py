@@ -19,7 +19,7 @@ from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers.flux import CLASS, PEERS
 
 PEER = PEERS[CLASS]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light_compilation")]  # what is quick of other people's networks is in test_port
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = pytest.mark.parametrize("case", ["dev", "schnell", "ids"])
 TINY = mmdit.Options(

@@ -13,7 +13,6 @@ from anystep import config as configs
 from anystep.flow_map import total_derivative
 from anystep.nets import low_rank
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 PARTS = [f"{part}/{letter}" for part in ("attention", "cross") for letter in ("q", "k", "v", "out")] + ["mlp/in", "mlp/out"]
 RANK = ("--config.model.rank=2", "--config.model.frozen=True")
 
@@ -62,7 +61,7 @@ def test_a_step_moves_the_additions_and_no_bit_of_the_trunk(tmp_path):
     assert 0 < metrics["grad_norm/net"] < np.inf
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_distilled_one_learns_what_its_teacher_was_never_told(tmp_path):
     """The guidance scale, whose embedding begins at zero."""
     assert not train.main([*tiny.arguments("sprint_shapes", tmp_path), *RANK, "--workdir", str(tmp_path / "run")])

@@ -7,6 +7,8 @@ import pytest
 
 from anystep import checkpoint
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "launch" / "anystep.ipynb"
 
@@ -20,7 +22,7 @@ def test_notebook_is_valid_and_cleared():
     assert all(not cell.outputs and cell.execution_count is None for cell in cells)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_notebook_runs(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

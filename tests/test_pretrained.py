@@ -12,6 +12,8 @@ from anystep.bench import _steer
 from anystep.models import packaged
 from anystep.subjects import subject
 
+pytestmark = pytest.mark.usefixtures("full_compilation")
+
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "anystep/bench/records" / f"pretrained_{flags.MODEL}_cpu.json"
 PROMPTS, STEERED = 192, "steer_shapes"
@@ -44,7 +46,7 @@ def test_what_is_packaged_is_what_its_config_makes(name):
     assert not left
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steering_needs_two_names(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     how = ["--model", STEERED, "--steer", STEERED, "--steps", "1"]
@@ -94,7 +96,14 @@ def test_guidance_gains_where_nothing_of_it_is_learned(model, asked):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler, counts", [("euler", (16, 32, 64, 128)), ("heun", (8, 16, 32)), ("dpm", (16, 32, 64))])
+@pytest.mark.parametrize(
+    "sampler, counts",
+    [
+        pytest.param("euler", (16, 32, 64, 128), marks=pytest.mark.long),
+        pytest.param("heun", (8, 16, 32), marks=pytest.mark.long),
+        ("dpm", (16, 32, 64)),
+    ],
+)
 def test_every_solver_nears_the_same_limit(model, sampler, counts):
     """Root mean square distance from 256 steps of Heun, of the same noise. On this network, rougher than a closed form, second orders fall
     like Euler's, by half for twice the steps."""

@@ -12,8 +12,6 @@ from anystep import logs
 from anystep.errors import UserError
 from anystep.flags import require_remote
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
-
 
 @pytest.fixture
 def server():

@@ -15,7 +15,6 @@ from anystep.path import LINEAR, as_trig
 from anystep.times import TimeLaw, draw_t
 from anystep.types import Roles
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 KEY, STEP, ROWS = jax.random.key(8), jnp.int32(2), 6
 RNG = np.random.default_rng(4)
 MATRIX, TEACHERS = (jnp.asarray(RNG.normal(size=(3, 3)) / 2, jnp.float32) for _ in range(2))

@@ -16,7 +16,6 @@ from anystep.steering.method import METHODS
 from anystep.steering.program import Program, Steering
 from anystep.types import Capture
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 PROMPT = "a red ring left of a blue square"
 
 

@@ -22,7 +22,6 @@ from anystep.relations import read
 from anystep.shapes import World
 from anystep.steering import maps, prompts, sources
 
-pytestmark = [pytest.mark.usefixtures("light_compilation")]
 FIXTURES = Path(__file__).parent / "fixtures"
 ROW_OF = relation.row_of
 FEW = ["--rows", "64", "--train", "8", "--batch", "8"]
@@ -119,7 +118,7 @@ def test_corrections_for_a_classifier_that_is_there(own, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, {name: found.params[name] for name in params}, params)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_published_layout_knows_the_steps_of_a_pipeline(tmp_path):
     """From training to use: SANA's flow pipeline walks over 0.9997 and 0.7496, is told whole thousandths, and each step has its row."""
     pytest.importorskip("tokenizers")
@@ -151,7 +150,11 @@ def test_the_published_layout_knows_the_steps_of_a_pipeline(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, layers, size",
-    [("sana_flow", "0", None), ("flux_schnell", "0,1", "16x16"), ("sd1", "0,2", None)],  # linear DiT, MMDiT, UNet
+    [  # linear DiT, MMDiT, UNet
+        pytest.param("sana_flow", "0", None, marks=pytest.mark.long),
+        ("flux_schnell", "0,1", "16x16"),
+        pytest.param("sd1", "0,2", None, marks=pytest.mark.long),
+    ],
 )
 def test_folders_of_others(name, layers, size, tmp_path, capsys):
     pytest.importorskip("tokenizers")
@@ -181,7 +184,7 @@ def judged_by(folder):
     return ["--boxes", str(folder / "boxes.py")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_goes_on_where_it_stopped(own, tmp_path, capsys, monkeypatch):
     walk = ["--sampler", "euler", "--ask", "now"]
     steer_train.main(

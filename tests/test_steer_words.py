@@ -16,8 +16,6 @@ from anystep.steering import prompts
 from anystep.steering.method import METHODS
 from anystep.steering.program import Program
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -20,7 +20,6 @@ from anystep.steering.method import METHODS, Method
 from anystep.steering.program import Program, Recorder, Steering
 from anystep.types import Capture, Model
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 SIDE, ROWS = 6, 8
 NOISE = jax.random.normal(jax.random.key(0), (ROWS, SIDE, SIDE, 3))
 KEYS = jax.random.split(jax.random.key(1), ROWS)

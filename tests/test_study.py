@@ -9,8 +9,6 @@ from anystep import logs
 from anystep.bench import _draw, _plan, _recall, _record, _sum, study
 from anystep.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
-
 PLAN = """
 def get_plan():
     alone = ["objective.self_evaluation.share=0", "objective.consistency.share=0"]
@@ -43,7 +41,7 @@ def plan(tmp_path):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_from_end_to_end(plan, tmp_path, monkeypatch):
     flags = ["--plan", str(plan), "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out.json")]
     study.main([*flags, "--only", "flow matching"])

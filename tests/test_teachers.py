@@ -19,7 +19,6 @@ from anystep.tree import count, paths
 from anystep.watch import Watch
 from anystep.weights import pipelines, port
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
@@ -233,7 +232,7 @@ def test_a_sana_of_others_teaches(tmp_path):
         teachers.check(changed(config, model__text__encoder="hashed"))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_student_of_two_kinds_of_steps_trains_resumes_and_stands_alone(tmp_path):
     """Its checkpoint holds nothing of the teacher, its model folder draws without it."""
     flags = tiny.arguments("sprint_shapes", tmp_path, "--workdir", str(tmp_path / "run"), "--config.train.steps=6")

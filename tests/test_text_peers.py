@@ -18,7 +18,7 @@ from anystep.weights import read_safetensors
 from anystep.weights.names import to_ours, to_peers
 from anystep.weights.peers.text import PEERS
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light_compilation")]  # what is quick of other people's networks is in test_port
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = ("t5", "clip", "clip_projection", "gemma", "gemma_causal", "bert")
 

@@ -13,8 +13,6 @@ import tiny
 
 from anystep.logs import read_rows
 
-pytestmark = pytest.mark.usefixtures("light_compilation")
-
 HERE = Path(__file__).parent
 
 
@@ -32,7 +30,7 @@ def in_own_process(folder, devices, data, fsdp, what="three_steps"):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("data, fsdp", [(8, 1), (2, 4)])
 def test_eight_devices_take_the_steps_of_one(data, fsdp, one_device, tmp_path):
     many = in_own_process(tmp_path, 8, data, fsdp)
@@ -40,7 +38,7 @@ def test_eight_devices_take_the_steps_of_one(data, fsdp, one_device, tmp_path):
     np.testing.assert_allclose(many["rows"], one_device["rows"], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_distil_as_one(tmp_path):
     """A step of the heads, one of the student, and again: with weights of teacher, student and heads split."""
     one, many = (in_own_process(tmp_path, devices, data, fsdp, "taught_steps") for devices, data, fsdp in ((1, 1, 1), (8, 2, 4)))
@@ -49,7 +47,7 @@ def test_eight_devices_distil_as_one(tmp_path):
     np.testing.assert_allclose(many["rows"], one["rows"], rtol=2e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_eight_devices_follow_edges_as_one(tmp_path):
     one, many = (in_own_process(tmp_path, devices, data, fsdp, "followed_steps") for devices, data, fsdp in ((1, 1, 1), (8, 2, 4)))
     assert one["split"] == 0 and many["split"] > 5
@@ -80,7 +78,7 @@ raise SystemExit(train.main(sys.argv[3:]))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     """8, then 4, then 1, then 8 again: the samples, the noise and the losses of one device throughout."""
     flags = tiny.arguments("smoke", tmp_path, *tiny.ALL_OBJECTIVES, "--config.data.batch=32")

@@ -14,7 +14,7 @@ from anystep.state import SAID, init_state
 from anystep.teachers import model_of
 from anystep.train_step import abstract_batch, count_flops, kinds_flops, make_optimizers, make_train_step
 
-pytestmark = [pytest.mark.usefixtures("light_compilation"), pytest.mark.slow]  # steps of two kinds are compiled
+pytestmark = pytest.mark.slow  # steps of two kinds are compiled
 
 
 class Run:

@@ -21,7 +21,7 @@ from anystep.weights.names import to_ours
 from anystep.weights.peers.unet import PEERS
 
 PEER = PEERS["UNet2DConditionModel"]
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("light_compilation")]  # what is quick of other people's networks is in test_port
+pytestmark = pytest.mark.slow  # what is quick of other people's networks is in test_port
 FIXTURES = Path(__file__).with_name("fixtures")
 FULL = json.loads((FIXTURES / "unet_full.json").read_text())
 

@@ -16,7 +16,6 @@ from anystep.weights.schedulers import ends, of_scheduler
 
 VARIANCE, SHIFT, SCALE = 0.3, 0.2, 0.5  # of the data as the network knows it; the door's
 DDIM = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-pytestmark = pytest.mark.usefixtures("light_compilation")
 FIXTURES = Path(__file__).parent / "fixtures"
 ROWS, PICTURE = 20, np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
 
