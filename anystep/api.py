@@ -36,7 +36,7 @@ def sample(model: Pipeline, params, prompts, steps=4, seed=0, guide=None, steer=
     far it is noised before the walk begins there (see `walks`; 1 leaves nothing of it). For a model with a ControlNet: control, pictures
     uint8 [N, H, W, 3] of what is wanted or one for all prompts (edges: `anystep.control.edges`), and control_scale of its residuals;
     without a picture it draws as its trunk. Raises UserError for a bad prompt, size, picture, strength or time, for a picture that cannot
-    be followed, and for a scale that could not act (see `guidance`).
+    be followed, for a scale that could not act and for what a model of jumps alone cannot be asked (see `guidance`).
     """
     return to_uint8(sample_array(model, params, prompts, steps, seed, guide, steer, **how))
 
@@ -124,11 +124,11 @@ def steer_told(model, params, steer, understood, tokens, rows, most):
 
 
 def walking(model: Pipeline, sampler=None, ask=None, scale=None) -> Pipeline:
-    """`model` with another walk of its own. UserError for a guidance scale that could not act."""
+    """`model` with another walk of its own. UserError as `guidance` says."""
     d = model.drawing
-    d = d._replace(sampler=sampler or d.sampler, ask=ask or d.ask)
-    guidance(d, scale, d.sampler, d.ask)
-    return model._replace(drawing=d if scale is None else d._replace(scale=scale))
+    sampler, ask = sampler or d.sampler, ask or d.ask
+    guidance(d, scale, sampler, ask)
+    return model._replace(drawing=d._replace(sampler=sampler, ask=ask, scale=d.scale if scale is None else scale))
 
 
 def control_in_units(model, params, control, rows, shape) -> np.ndarray:

@@ -19,14 +19,17 @@ from anystep.types import Drawing
 def guidance(drawing: Drawing, scale, sampler, ask) -> tuple[float, str]:
     """(guidance scale, which answers hold it already: "", "jumps" or "all"), `scale` None for the model's own.
 
-    A network that is told the scale holds it in all of them. A hybrid may have learned its jumps to s = 0 under guidance: there nothing is
-    extrapolated a second time. Where only such jumps are asked, the scale is that of the training, and a UserError tells whoever wants
-    another.
+    Of a network that has learned jumps to the data alone nothing else is asked, and as velocities they make no solver of second order: a
+    UserError for another question or sampler. A network that is told the scale holds it in all of them. A hybrid may have learned its
+    jumps to s = 0 under guidance: there nothing is extrapolated a second time. Where only such jumps are asked, the scale is that of the
+    training, and a UserError tells whoever wants another.
     """
-    if drawing.jumps_only and sampler in ("heun", "dpm"):
-        raise UserError(f"sampler {sampler!r}: allowed restart, ddim or euler, because this model answers with jumps to the data")
-    if drawing.jumps_only and ask != drawing.ask:
-        raise UserError(f"ask {ask!r}: allowed {drawing.ask!r}, because this model answers with jumps to the data")
+    if drawing.jumps_only:
+        why = "because this model answers with jumps to the data"
+        if sampler in ("heun", "dpm"):
+            raise UserError(f"sampler {sampler!r}: allowed restart, ddim, ddim_ratio or euler, {why}")
+        if ask != drawing.ask:
+            raise UserError(f"ask {ask!r}: allowed {drawing.ask!r}, {why}")
     wanted = number("guide", drawing.scale if scale is None else scale)
     if drawing.told:
         return wanted, "all"

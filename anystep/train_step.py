@@ -225,8 +225,8 @@ def abstract_batch(config, models, sharding=None):
 def count_flops(config, models, optimizers, batch, gradients=None, weights=None):
     """Matrix-product FLOPs of one step's gradient, without the optimizer, from shapes; the mean of the kinds that take turns.
 
-    gradients, weights: of `make_gradients` and (state, frozen), where a step takes the same: it has their trace if shapes and shardings are
-    equal.
+    gradients, weights: of `make_gradients` and (state, frozen), where a step takes the same ones: with equal shapes and shardings it is not
+    traced again.
     """
     found = kinds_flops(config, models, optimizers, batch, gradients, weights)
     return sum(found) / len(found)

@@ -20,10 +20,10 @@ from anystep.train_step import kinds
 
 
 def before_jumps(model):
-    """`model` as it is drawn while flow matching alone has trained it: Euler along its velocities."""
+    """`model` as it is drawn before it has learned a jump: along its velocities."""
     d = model.drawing
-    scale = d.scale if d.unprompted else 1.0
-    return model._replace(drawing=d._replace(sampler="euler", ask="now", scale=scale, learned=1.0, jumps_only=False))
+    sampler, scale = d.sampler if d.sampler in ("heun", "dpm") else "euler", d.scale if d.unprompted else 1.0
+    return model._replace(drawing=d._replace(sampler=sampler, ask="now", scale=scale, learned=1.0, jumps_only=False))
 
 
 class Watch:

@@ -7,7 +7,9 @@ import toys
 
 from anystep import api
 from anystep.errors import UserError
+from anystep.models import Pipeline
 from anystep.types import Drawing
+from anystep.watch import before_jumps
 
 PROMPTS = ["a red ring", "two blue squares"]
 INSIDE = [f"--config.objective.consistency.{field}" for field in ("share=1", "velocity=ema", "guidance=2.0", "at_zero=1.0")]
@@ -77,11 +79,20 @@ def test_jumps_are_no_velocities():
     drawing = Drawing(lambda steps, tokens: [1.0, 0.0], 1, (1,), "restart", "zero", told=0.1, jumps_only=True)
     assert api.guidance(drawing, 3.0, "euler", "zero") == (3.0, "all")
     for sampler in ("heun", "dpm"):
-        with pytest.raises(UserError, match=f"sampler '{sampler}': allowed restart, ddim or euler"):
+        with pytest.raises(UserError, match=f"sampler '{sampler}': allowed restart, ddim, ddim_ratio or euler"):
             api.guidance(drawing, 3.0, sampler, "zero")
     for ask in ("next", "now", "half"):
         with pytest.raises(UserError, match=f"ask '{ask}': allowed 'zero'"):
-            api.guidance(drawing, 3.0, "euler", ask)
+            api.walking(Pipeline(None, None, drawing, None), "euler", ask)
+
+
+def test_before_its_jumps_a_model_is_drawn_along_velocities():
+    for sampler, walked in (("restart", "euler"), ("dpm", "dpm")):
+        drawing = Drawing(lambda steps, tokens: [1.0, 0.0], 1, (1,), sampler, "zero", scale=3.0, learned=2.0, jumps_only=True)
+        early = before_jumps(Pipeline(None, None, drawing, None)).drawing
+        assert (early.sampler, early.ask) == (walked, "now") and api.guidance(early, None, walked, "now") == (3.0, "")
+        early = before_jumps(Pipeline(None, None, drawing._replace(unprompted=False), None)).drawing
+        assert api.guidance(early, None, walked, "now") == (1.0, "")
 
 
 @pytest.mark.slow

@@ -326,5 +326,5 @@ def test_the_command_writes_a_grid(tmp_path, capsys, monkeypatch):
     assert "1 prompts at 1 steps, guidance 4.5, restart" in capsys.readouterr().out and Image.open(out).width >= 64
     with pytest.raises(UserError, match="size: 30x64, allowed are two multiples of 4"):
         sample.main([*argv, "--size", "30x64", "--out", str(out)])
-    with pytest.raises(UserError, match="sampler 'dpm': allowed restart, ddim or euler, because this model answers with jumps"):
+    with pytest.raises(UserError, match="sampler 'dpm': allowed restart, ddim, ddim_ratio or euler, because this model answers with jumps"):
         sample.main([*argv, "--sampler", "dpm", "--out", str(out)])

@@ -260,7 +260,7 @@ def test_a_student_of_two_kinds_of_steps_trains_resumes_and_stands_alone(tmp_pat
         anystep.load(tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_drawn_before_the_jumps_has_no_guidance_that_was_never_learned(shapes, tmp_path):
     alone = dict(objective__adversarial__share=0, objective__consistency__start=4, objective__flow_matching__share=1, eval__steps=(1,))
     config = changed(shapes, model__second_time=True, model__guidance=False, eval__prompts=2, train__sample_every=3, **alone)

@@ -158,7 +158,7 @@ def _check_claim(name, plan, claim):
 
 def list_runs(plan, folder):
     """Every method's first seed, then the second seeds, ...: a study that is stopped early has something of everything. UserError for a
-    config that does not do, or for a guidance scale that could not act."""
+    config that does not do, or for a walk or a guidance scale that its models cannot be asked for."""
     from anystep.api import drawing_of, guidance
     from anystep.subjects import subject
 

@@ -112,6 +112,6 @@ class Steering(NamedTuple):
         if draws and len(walked) > 2 * len(steered):
             lines.append(
                 f"steer: {len(steered)} of {len(walked)} steps are steered, and {sampler} draws new noise in the others, which forget it; "
-                "euler asking now keeps it, or more steered steps do"
+                "euler keeps it, or more steered steps do"
             )
         return lines

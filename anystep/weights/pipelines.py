@@ -83,7 +83,7 @@ def read(folder, dtype="float32", shard=None) -> Parts:
         schedule.grid,
         codec.factor * patch,
         sampler=schedule.sampler,
-        ask="now",
+        ask="zero" if schedule.jumps else "now",
         least=1.0,
         eta=schedule.eta,
         batch=max(1, min(64, TOKENS_AT_ONCE // (net.shape[0] * net.shape[1] // patch**2))),
