@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")  # a forgotten axis i
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # most of the tests' time is compilation; see full_compilation
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def full_compilation():
     """Programs as users have them, here and in processes that are started."""
     import jax

@@ -81,4 +81,4 @@ def both_are_ready():
 if __name__ == "__main__":  # one of two processes: steps.py FOLDER PORT INDEX
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
-    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(three_steps(-1, 1, FOLDER, both_are_ready)))
+    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(three_steps(2, 2, FOLDER, both_are_ready)))

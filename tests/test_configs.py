@@ -22,7 +22,7 @@ from anystep.train_step import abstract_batch, abstract_frozen, make_loss, make_
 from anystep.types import Roles
 
 OWN = [name for name in tiny.NAMES if name not in tiny.ALIKE]
-FIRST = ("smoke", "pictures", "store", "sprint_shapes")  # data and objectives of each kind
+FIRST = ("pictures", "sprint_shapes")  # which no other test trains
 PLACES = [("shapes", "cuda"), *((name, "tpu") for name in OWN if name != "smoke")]
 
 

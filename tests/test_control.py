@@ -182,17 +182,13 @@ def test_rows_without_edges_see_nothing(run):
 
 @pytest.mark.slow
 def test_a_run_draws_with_edges_and_is_measured(tmp_path, capsys, monkeypatch):
-    """From the command to the figure; killed after three of its steps it ends with the same bits."""
+    """From the command to the figure."""
     monkeypatch.setattr("anystep.cache.use_compile_cache", lambda: None)
     flags = [*tiny.arguments("sprint_teacher_shapes", tmp_path), *FLOW]
     place = tiny.teacher(tmp_path, tiny.arguments("sprint_teacher_shapes", tmp_path), "trunk")
     run = tmp_path / "run"
     flags += [f"--config.init_from={place}", "--workdir", str(run), "--config.train.sample_every=6"]
     assert not train.main(flags)
-    (run / "checkpoints" / "6").rename(tmp_path / "six")
-    before = (run / "model" / "weights.safetensors").read_bytes()
-    assert not train.main(flags)
-    assert (run / "model" / "weights.safetensors").read_bytes() == before
     model, params = api.load(run / "model")
     _, plain = api.load(place)
     assert not moved(plain["net"], params["net"]["trunk"]) and not moved(plain["text"], params["text"])

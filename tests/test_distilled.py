@@ -34,7 +34,7 @@ def along_points(field):
 @pytest.mark.parametrize("options", [{"tangent": "l2"}, pytest.param({"tangent": "rms", "prior": True}, marks=pytest.mark.long)], ids=str)
 def test_a_student_of_the_exact_velocity_draws_the_mixture(options):
     """The root mean square distance to what the exact map draws of the same noises bounds the transport distance W2 from above: after one
-    and two steps a small part of the data's deviation of 1, where the teacher itself is far off."""
+    and two steps a small part of the data's own size, where the teacher itself is far off."""
     student, teacher = mlp.build(mlp.Options(width=64, second_time=False), 1), along_points(toys.exact_velocity)
     objective = consistency(teacher=Teacher("teacher"), form="trig", weighting="none", warmup=STEPS // 4, **options)
     optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, STEPS))

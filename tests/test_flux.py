@@ -262,6 +262,7 @@ def loss_of(**options):
     return loss, jax.tree.map(lambda p: p / 2, params)
 
 
+@pytest.mark.long
 def test_scan_unroll_and_remat_are_one_network():
     found = []
     for options in ({}, {"scan": False, "remat": True}):

@@ -71,7 +71,7 @@ def test_a_distilled_one_learns_what_its_teacher_was_never_told(tmp_path):
     assert np.abs(few - much).max() > 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_saved_is_an_ordinary_model(tmp_path):
     """Model folder, export and work directory hold one network, without a rank; whose run goes on with the parts."""
     flags = tiny.arguments("sprint_teacher_shapes", tmp_path)

@@ -142,7 +142,7 @@ def test_x0_prediction():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attention", ["softmax", "linear"])
+@pytest.mark.parametrize("attention", [pytest.param("softmax", marks=pytest.mark.long), "linear"])
 def test_bfloat16_under_jvp_and_grad(attention):
     def run(dtype):
         model, params, x, t, s, cond = setting(dtype=dtype, attention=attention)

@@ -7,8 +7,6 @@ import pytest
 
 from anystep import checkpoint
 
-pytestmark = pytest.mark.usefixtures("full_compilation")
-
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "launch" / "anystep.ipynb"
 
@@ -23,6 +21,7 @@ def test_notebook_is_valid_and_cleared():
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("full_compilation")
 def test_notebook_runs(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")

@@ -88,22 +88,15 @@ def test_it_draws_as_recorded(tmp_path):
     assert found["1"]["joint"] + 0.2 < found["4"]["joint"] < found["32"]["joint"] + 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_guidance_gains_where_nothing_of_it_is_learned(model, asked):
     plain, guided = (share_right(model, asked, steps=4, sampler="euler", ask="now", guide=scale) for scale in (1.0, 2.0))
     gain = guided - plain
     assert gain.mean() > 2 * gain.std() / np.sqrt(len(gain))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "sampler, counts",
-    [
-        pytest.param("euler", (16, 32, 64, 128), marks=pytest.mark.long),
-        pytest.param("heun", (8, 16, 32), marks=pytest.mark.long),
-        ("dpm", (16, 32, 64)),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("sampler, counts", [("euler", (16, 32, 64, 128)), ("heun", (8, 16, 32)), ("dpm", (16, 32, 64))])
 def test_every_solver_nears_the_same_limit(model, sampler, counts):
     """Root mean square distance from 256 steps of Heun, of the same noise. On this network, rougher than a closed form, second orders fall
     like Euler's, by half for twice the steps."""

@@ -323,7 +323,7 @@ def test_without_strength_no_bit_moves(model, name):
     np.testing.assert_allclose(silent[0], api.sample_array(*model, TEXTS[1:], steps=2)[0], atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_picture_is_followed_by_those_who_move_and_who_do_not(tmp_path):
     """Two residuals of a ControlNet and two prompts: rows and residuals are not taken for each other where a batch goes on in groups."""
     found = model_in(tmp_path, "--config.model.control=2", "--config.model.depth=3")

@@ -92,7 +92,7 @@ def test_a_run_on_a_store_learns_saves_resumes_and_draws(run, store, text, tmp_p
         anystep.load(run, text=FIXTURES / "text_bert")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_classifier_of_a_run_on_a_store_wants_its_words(run, text, tmp_path, capsys):
     for number in range(80):
         Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / f"{number}.png")

@@ -53,6 +53,7 @@ def interrupted(folder, workdir, number, at):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("full_compilation")
 def test_a_run_killed_then_terminated_ends_with_the_bits_of_one_that_was_not(tmp_path):
     whole, workdir = run(tmp_path, tmp_path / "whole"), tmp_path / "run"
     assert whole.returncode == 0, whole.stderr

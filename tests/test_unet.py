@@ -297,6 +297,7 @@ def test_derivative_in_time():
     np.testing.assert_allclose(u, velocity(x, t), atol=1e-5 * float(np.abs(u).max()))
 
 
+@pytest.mark.long
 def test_every_leaf_learns_through_a_derivative():
     model = unet.build(unet.Options((4, 4, 2), (4,), (1,), (True,), (True,), layers=1, text_width=3, groups=2, remat=True))
     params = toys.random_params(model)
