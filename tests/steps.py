@@ -32,6 +32,13 @@ def followed_steps(data, fsdp, folder):
     return three_steps(data, fsdp, folder, name="sprint_teacher_shapes", more=more, seen=("loss", "grad_norm/net"))
 
 
+def light_steps(data, fsdp, folder, meet=lambda: None):
+    """The same with flow matching alone, which compiles fastest: what processes tell each other does not depend on what is learned."""
+    import tiny
+
+    return three_steps(data, fsdp, folder, meet, more=tiny.FLOW_ALONE, seen=("loss", "grad_norm/net", "grad_norm/text"))
+
+
 def three_steps(data, fsdp, folder, meet=lambda: None, name="shapes", more=None, seen=SEEN):
     """[[loss, gradient norms, losses], ...] and the shardings' fsdp leaves."""
     import optax
@@ -81,4 +88,4 @@ def both_are_ready():
 if __name__ == "__main__":  # one of two processes: steps.py FOLDER PORT INDEX
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
-    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(three_steps(2, 2, FOLDER, both_are_ready)))
+    (FOLDER / f"process_{jax.process_index()}.json").write_text(json.dumps(light_steps(2, 2, FOLDER, both_are_ready)))

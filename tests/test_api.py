@@ -38,10 +38,10 @@ def drawn(found, scale, steps=2, **how):
     "name, sampler, ask",
     [
         ("inside", "euler", "now"),
-        pytest.param("inside", "heun", "zero", marks=pytest.mark.slow),  # asks s = t whatever is said
-        pytest.param("inside", "dpm", "zero", marks=pytest.mark.slow),  # so does this
-        pytest.param("plain", "restart", "zero", marks=pytest.mark.slow),
-        pytest.param("none", "restart", "zero", marks=pytest.mark.slow),  # asked s = t: there are no jumps
+        ("inside", "heun", "zero"),  # asks s = t whatever is said
+        ("inside", "dpm", "zero"),  # so does this
+        ("plain", "restart", "zero"),
+        ("none", "restart", "zero"),  # asked s = t: there are no jumps
     ],
 )
 def test_where_the_scale_acts(models, name, sampler, ask):

@@ -152,7 +152,7 @@ def test_lists_are_measured_on_the_same_noise_by_one_program():
 def folder(tmp_path_factory):
     """A model folder with random weights of the config `smoke`, small."""
     place = tmp_path_factory.mktemp("model")
-    config = tiny.config("smoke", place, *(f"--config.objective.{field}" for field in tiny.FLOW))
+    config = tiny.config("smoke", place, *tiny.FLOW_ALONE)
     models = build_models(config)
     weights.save_folder(place / "model", config.to_dict(), {role: toys.random_params(models[role]) for role in ("net", "text")})
     return place / "model"

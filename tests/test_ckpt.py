@@ -110,5 +110,5 @@ def test_bad_flags_are_refused(workdir, argv, part):
 
 @pytest.mark.slow
 def test_a_real_run_verifies(tmp_path):
-    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run")))
+    train.main(tiny.arguments("smoke", tmp_path, *tiny.FLOW_ALONE, "--workdir", str(tmp_path / "run")))
     assert ckpt.main(["verify", str(tmp_path / "run")]) == 0

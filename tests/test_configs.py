@@ -22,15 +22,17 @@ from anystep.train_step import abstract_batch, abstract_frozen, make_loss, make_
 from anystep.types import Roles
 
 OWN = [name for name in tiny.NAMES if name not in tiny.ALIKE]
-FIRST = ("pictures", "sprint_shapes")  # which no other test trains
-PLACES = [("shapes", "cuda"), *((name, "tpu") for name in OWN if name != "smoke")]
+SHIPPED = [pytest.param(name, (), marks=pytest.mark.long, id=name) for name in OWN]
+PLACES = [pytest.param(*place, marks=pytest.mark.slow) for place in (("shapes", "cuda"), ("sprint_shapes", "tpu"))]
+PLACES += [pytest.param(name, "tpu", marks=pytest.mark.long) for name in OWN if name not in ("smoke", "sprint_shapes")]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.long) for name in OWN])
-def test_config_trains_resumes_and_draws(name, tmp_path):
+@pytest.mark.parametrize("name, more", [pytest.param("pictures", tiny.FLOW_ALONE, id="pictures, light"), *SHIPPED])
+def test_config_trains_resumes_and_draws(name, more, tmp_path):
     workdir = tmp_path / "run"
-    assert not train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
+    flags = tiny.arguments(name, tmp_path, *more, "--config.train.sample_every=6", "--workdir", str(workdir))
+    assert not train.main(flags)
     rows = logs.read_rows(workdir / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == 6 and np.isfinite(losses).all()
@@ -38,7 +40,7 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
     assert (workdir / "samples" / "6.png").stat().st_size > 500
     (workdir / "checkpoints" / "6").rename(tmp_path / "six")  # as if the run had been killed before its last save
     (workdir / "model" / "weights.safetensors").rename(tmp_path / "weights")
-    train.main(tiny.arguments(name, tmp_path, "--config.train.sample_every=6", "--workdir", str(workdir)))
+    train.main(flags)
     assert (workdir / "model" / "weights.safetensors").read_bytes() == (tmp_path / "weights").read_bytes()
 
     (a, p), (b, q) = (anystep.load(folder) for folder in (workdir, workdir / "model"))
@@ -49,7 +51,7 @@ def test_config_trains_resumes_and_draws(name, tmp_path):
         assert pictures.shape == (2, 16, 16, 3) and pictures.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name, platform", [("smoke", "tpu"), *(pytest.param(*place, marks=pytest.mark.slow) for place in PLACES)])
+@pytest.mark.parametrize("name, platform", [("smoke", "tpu"), *PLACES])
 def test_step_and_sampler_lower_for_an_accelerator(name, platform, tmp_path):
     config = tiny.config(name, tmp_path)
     models, optimizers = training_models(config, teacher=model_of(config)), make_optimizers(config)

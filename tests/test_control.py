@@ -138,10 +138,10 @@ def two_steps(folder, *more):
     mesh = meshes.make_mesh(config.mesh)
     abstract = jax.eval_shape(lambda: begin.init_state(models, optimizers, 0))
     state = begin.first_state(config, models, optimizers, meshes.shard_rule(abstract, mesh)[0])[0]
-    step = make_train_step(config, models, optimizers)
     states, rng = [jax.device_get(state)], np.random.default_rng(0)
     tokens = np.repeat(models["text"].tokenize(["a red ring"]), 8, 0)
     batch = {"x0": rng.uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32), "index": np.arange(8, dtype=np.int32), "cond": {"tokens": tokens}}
+    step = make_train_step(config, models, optimizers).lower(state, {}, batch).compile()
     for _ in range(2):
         state, metrics = step(state, {}, batch)
         states.append(jax.device_get(state))
@@ -180,7 +180,7 @@ def test_rows_without_edges_see_nothing(run):
     np.testing.assert_allclose(picture[2:], (np.asarray(edges(run[4]["x0"]))[2:] - 0.78) / 0.4, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_draws_with_edges_and_is_measured(tmp_path, capsys, monkeypatch):
     """From the command to the figure."""
     monkeypatch.setattr("anystep.cache.use_compile_cache", lambda: None)

@@ -54,7 +54,7 @@ def test_steering_needs_two_names(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "grid_steered.png").exists() and "left" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_steering_moves_objects_where_the_prompt_says():
     model, params = api.load(STEERED)
     steer = steering.load(STEERED, model, net=params["net"])

@@ -26,7 +26,7 @@ def anystep(server, *arguments, module="anystep"):
 
 @pytest.mark.slow
 def test_a_run_under_gs(server, tmp_path):
-    flags = tiny.arguments("smoke", tmp_path, "--workdir", "gs://bucket/run")
+    flags = tiny.arguments("smoke", tmp_path, *tiny.FLOW_ALONE, "--workdir", "gs://bucket/run")
     done = anystep(server, "train", *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     before = dict(server.objects)

@@ -147,14 +147,9 @@ def test_the_published_layout_knows_the_steps_of_a_pipeline(tmp_path):
     assert list(dict.fromkeys(seen)) == [0, 2]  # the one between is of noised pictures
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, layers, size",
-    [  # linear DiT, MMDiT, UNet
-        pytest.param("sana_flow", "0", None, marks=pytest.mark.long),
-        ("flux_schnell", "0,1", "16x16"),
-        pytest.param("sd1", "0,2", None, marks=pytest.mark.long),
-    ],
+@pytest.mark.long
+@pytest.mark.parametrize(  # linear DiT, MMDiT, UNet
+    "name, layers, size", [("sana_flow", "0", None), ("flux_schnell", "0,1", "16x16"), ("sd1", "0,2", None)]
 )
 def test_folders_of_others(name, layers, size, tmp_path, capsys):
     pytest.importorskip("tokenizers")

@@ -55,7 +55,8 @@ def test_eight_devices_follow_edges_as_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_take_the_steps_of_one(one_device, tmp_path):
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    one = in_own_process(tmp_path, 1, 1, 1, "light_steps")
     with socket.socket() as s:
         s.bind(("localhost", 0))
         port = s.getsockname()[1]
@@ -67,7 +68,7 @@ def test_two_processes_take_the_steps_of_one(one_device, tmp_path):
     for i in range(2):
         found = json.loads((tmp_path / f"process_{i}.json").read_text())
         assert found["split"] > 5
-        np.testing.assert_allclose(found["rows"], one_device["rows"], rtol=1e-5)
+        np.testing.assert_allclose(found["rows"], one["rows"], rtol=1e-5)
 
 
 TRAIN = """

@@ -27,6 +27,11 @@ def command(folder, workdir, *more):
     return [sys.executable, "-m", "anystep", "train", *flags, "--workdir", str(workdir)]
 
 
+def light(folder, workdir, *more):
+    """Flags of six short steps, where it does not matter what is learned."""
+    return tiny.arguments("smoke", folder, *tiny.FLOW_ALONE, *more, "--workdir", str(workdir))
+
+
 def run(folder, workdir, **options):
     return subprocess.run(command(folder, workdir), capture_output=True, text=True, timeout=300, **options)
 
@@ -76,7 +81,7 @@ def test_a_run_killed_then_terminated_ends_with_the_bits_of_one_that_was_not(tmp
 
 @pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    flags = tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run"))
+    flags = light(tmp_path, tmp_path / "run")
     metrics, exported = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "model" / "weights.safetensors"
 
     def trained():
@@ -91,7 +96,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 @pytest.mark.slow
 def test_another_config_in_the_same_folder_is_refused(tmp_path):
-    flags = tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run"))
+    flags = light(tmp_path, tmp_path / "run")
     train.main(flags)
     with pytest.raises(UserError, match=r"config\.optim\.lr: 0\.002 before, 0\.5 now"):
         train.main([*flags, "--config.optim.lr=0.5"])
@@ -99,9 +104,8 @@ def test_another_config_in_the_same_folder_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_init_from_takes_the_averaged_weights(tmp_path):
-    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "first")))
-    more = [f"--config.init_from={tmp_path / 'first' / 'model'}", "--config.optim.lr=0.0", "--workdir", str(tmp_path / "second")]
-    train.main(tiny.arguments("smoke", tmp_path, *more))
+    train.main(light(tmp_path, tmp_path / "first"))
+    train.main(light(tmp_path, tmp_path / "second", f"--config.init_from={tmp_path / 'first' / 'model'}", "--config.optim.lr=0.0"))
     (_, a), (_, b) = (weights.load_folder(tmp_path / name / "model") for name in ("first", "second"))
     for name, leaf in paths(a).items():
         np.testing.assert_array_equal(leaf, paths(b)[name])
@@ -143,7 +147,7 @@ def poison(monkeypatch):
 
 
 def guarded(folder, **guard):
-    flags = tiny.arguments("smoke", folder, "--config.train.steps=24", "--config.checkpoint.every=4", "--workdir", str(folder / "run"))
+    flags = light(folder, folder / "run", "--config.train.steps=24", "--config.checkpoint.every=4")
     return [*flags, *(f"--config.train.guard.{name}={value}" for name, value in guard.items())]
 
 
@@ -184,7 +188,7 @@ def test_a_run_without_a_sound_checkpoint_ends_with_1(tmp_path, poison, capfd):
 @pytest.mark.slow
 def test_seconds_add_up(tmp_path):
     began = time.monotonic()
-    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run")))
+    train.main(light(tmp_path, tmp_path / "run"))
     row = logs.read_rows(tmp_path / "run" / "metrics.jsonl")[-1]
     spent = {name[5:]: seconds for name, seconds in row.items() if name.startswith("time/")}
     assert set(spent) == {"start", "restore", "compile", "data", "step", "save"} and spent["compile"] > spent["step"]
@@ -195,7 +199,7 @@ def test_seconds_add_up(tmp_path):
 def test_counting_and_compiling_share_one_trace(tmp_path, monkeypatch):
     traced, mix = [], mixing.mix
     monkeypatch.setattr(mixing, "mix", lambda *asked: traced.append(asked) or mix(*asked))
-    train.main(tiny.arguments("smoke", tmp_path, "--workdir", str(tmp_path / "run")))
+    train.main(light(tmp_path, tmp_path / "run"))
     assert len(traced) == 1
 
 

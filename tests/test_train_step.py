@@ -26,11 +26,12 @@ class Run:
         frozen = begin.frozen_params(config, mesh.make_mesh(config.mesh))
         self.roles = set(models)
         stream = make_stream(config.data, models["text"].tokenize, 0, config.data.batch)
-        step = make_train_step(config, models, self.optimizers)
-        state = init_state(models, self.optimizers, 0, 8)
+        state = jax.jit(lambda: init_state(models, self.optimizers, 0, 8))()
+        batch = next(stream)
+        step = make_train_step(config, models, self.optimizers).lower(state, frozen, batch).compile()
         self.states, self.metrics, self.batches = [jax.device_get(state)], [], []
         for number in range(5):
-            batch = next(stream)
+            batch = next(stream) if number else batch
             if number == 4:
                 batch = batch | {"x0": np.full_like(batch["x0"], np.nan)}
             state, metrics = step(state, frozen, batch)
