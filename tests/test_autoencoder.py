@@ -160,7 +160,6 @@ def test_moments_are_in_the_units_of_the_latent():
     np.testing.assert_allclose(spread, std * 0.3611, rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", ["dcae_conv", pytest.param("kl_sd", marks=pytest.mark.long)])
 def test_gradient_of_a_derivative(case):
     """Forward mode inside reverse mode, against a difference of the forward one."""

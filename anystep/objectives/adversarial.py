@@ -14,8 +14,8 @@ Paper and released loop differ: the paper sums over heads and has no halves (for
 undoes but for clipping; for the generator a sum over K heads is a weight K times ours); it noises both sides to one level, the loop to two
 (`one_level`): with one level the two halves of the hinge are paired and their difference is less noisy, with two a head cannot know the
 level of the other side, which it is never told anyway; the loop's is the default, though in the shapes world a student with one level drew
-more right (one training each, README). The third term, pictures under a neighbour's prompt, is the loop's; without it nothing asks the
-heads to read.
+more right at one and two steps (one training each, README). The third term, pictures under a neighbour's prompt, is the loop's; without
+it nothing asks the heads to read.
 """
 
 import jax
